@@ -1,10 +1,10 @@
 /* Errors: one list of codes, and a small record for those that a person will read.
  *
- * A function that can fail for an operating reason returns `int`: 0 or a negative ERR_ code. Where a
- * person reads the failure (files, adapters, requests, devices) the last parameter is a
- * `struct err *`; err_set fills it and returns the code, callers may err_prefix context while it
- * travels up, and it is logged or answered once, where it stops. Text follows the form
- * `could not load adapter "x": tensor "t" has rank 24, limit is 16`.
+ * A function that can fail for an operating reason returns `int`: 0 or a negative ERR_ code. Where
+ * a person reads the failure (files, adapters, requests, devices) the last parameter is a `struct
+ * err *`; err_set fills it and returns the code, callers may err_prefix context while it travels
+ * up, and it is logged or answered once, where it stops. Text follows the form `could not load
+ * adapter "x": tensor "t" has rank 24, limit is 16`.
  *
  * The name of a code is the ErrorInfo.reason clients see; the number is its gRPC status. */
 #ifndef BASE_ERR_H

@@ -105,8 +105,7 @@ int json_get_real(const char *label, const json_t *obj, const char *key, double 
     return 0;
 }
 
-int json_get_bool(const char *label, const json_t *obj, const char *key, bool *out,
-                  struct err *err)
+int json_get_bool(const char *label, const json_t *obj, const char *key, bool *out, struct err *err)
 {
     json_t *v = json_object_get(obj, key);
     if (!v || json_is_null(v)) {

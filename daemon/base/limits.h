@@ -6,8 +6,8 @@
 /* Requests */
 #define LIMIT_REQUEST_ID_BYTES    128
 #define LIMIT_REQUEST_ADAPTERS    8
-#define LIMIT_REQUEST_STOPS       16   /* stop strings of a request */
-#define LIMIT_STOP_BYTES          256  /* of one stop string */
+#define LIMIT_REQUEST_STOPS       16  /* stop strings of a request */
+#define LIMIT_STOP_BYTES          256 /* of one stop string */
 #define LIMIT_REQUEST_STOP_TOKENS 64
 #define LIMIT_REQUEST_BIASES      1024 /* logit_bias entries */
 #define LIMIT_TOP_LOGPROBS        20
@@ -15,12 +15,12 @@
 #define LIMIT_MESSAGE_BYTES       (16u << 20) /* one gRPC message received */
 
 /* Scheduling */
-#define LIMIT_SEQUENCES   1024 /* --max-sequences */
-#define LIMIT_QUEUE       4096 /* requests waiting in the engine */
-#define LIMIT_STEP_ROWS   4096 /* rows of one step, prompt and generated together */
-#define LIMIT_PROMPT_CUT  64   /* prompt chunks end at multiples of this (the law of order) */
-#define LIMIT_KV_PAGE     64   /* positions of a KV page */
-#define LIMIT_CONTEXT     (1u << 20)
+#define LIMIT_SEQUENCES  1024 /* --max-sequences */
+#define LIMIT_QUEUE      4096 /* requests waiting in the engine */
+#define LIMIT_STEP_ROWS  4096 /* rows of one step, prompt and generated together */
+#define LIMIT_PROMPT_CUT 64   /* prompt chunks end at multiples of this (the law of order) */
+#define LIMIT_KV_PAGE    64   /* positions of a KV page */
+#define LIMIT_CONTEXT    (1u << 20)
 
 /* Adapters */
 #define LIMIT_ADAPTER_NAME_BYTES 65   /* 64 characters and a NUL */
@@ -29,11 +29,11 @@
 #define LIMIT_LOWRANK_RANK       4096
 
 /* Models */
-#define LIMIT_LAYERS       256
-#define LIMIT_HIDDEN       65536
-#define LIMIT_HEAD_DIM     256
-#define LIMIT_VOCAB        (1u << 20)
-#define LIMIT_TENSOR_NAME  256
+#define LIMIT_LAYERS      256
+#define LIMIT_HIDDEN      65536
+#define LIMIT_HEAD_DIM    256
+#define LIMIT_VOCAB       (1u << 20)
+#define LIMIT_TENSOR_NAME 256
 
 /* Files */
 #define LIMIT_CONFIG_JSON_BYTES    (1u << 20)
@@ -41,9 +41,9 @@
 #define LIMIT_SAFETENSORS_HEADER   (100u << 20)
 
 /* Server */
-#define LIMIT_CONNECTIONS   4096
-#define LIMIT_CALL_BUFFER   (64u << 10) /* bytes of output waiting for one slow client */
-#define LIMIT_THREADS       256
+#define LIMIT_CONNECTIONS 4096
+#define LIMIT_CALL_BUFFER (64u << 10) /* bytes of output waiting for one slow client */
+#define LIMIT_THREADS     256
 
 _Static_assert(LIMIT_KV_PAGE % LIMIT_PROMPT_CUT == 0, "a prompt chunk ends on a page border");
 _Static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,

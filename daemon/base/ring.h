@@ -14,9 +14,9 @@
 struct ring {
     unsigned char *records;
     uint32_t record_bytes;
-    uint32_t mask;                       /* slots - 1 */
-    _Alignas(64) _Atomic uint32_t head;  /* next to pop; written by the consumer */
-    _Alignas(64) _Atomic uint32_t tail;  /* next to push; written by the producer */
+    uint32_t mask;                      /* slots - 1 */
+    _Alignas(64) _Atomic uint32_t head; /* next to pop; written by the consumer */
+    _Alignas(64) _Atomic uint32_t tail; /* next to push; written by the producer */
 };
 
 /* Allocates slot_n (a power of two) records. */

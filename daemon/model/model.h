@@ -1,0 +1,128 @@
+/* A network as a list of layers: dimensions, flags, sites and weights; no maths.
+ *
+ * model_open reads a Hugging Face directory (config.json, *.safetensors with or without an index)
+ * and loads the weights into a device, each tensor repacked once. Every tensor of the checkpoint
+ * must be known to the family and every key of config.json understood or harmless, else the open is
+ * refused by name. A family is one table file (family_*.c) that fills `struct model_desc`. */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/dtype.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "base/sha256.h"
+
+struct kern;
+struct kern_dev;
+
+/* Linear sites of a layer, in this order; the site index of layer l is l * SITE_PER_LAYER + this.
+ */
+enum site_in_layer {
+    SITE_Q,
+    SITE_K,
+    SITE_V,
+    SITE_O,
+    SITE_GATE,
+    SITE_UP,
+    SITE_DOWN,
+    SITE_PER_LAYER
+};
+
+/* How a site is split over tensor-parallel ranks. */
+enum site_split { SPLIT_COLUMN, SPLIT_ROW };
+
+/* A named linear position that effects can change. */
+struct site {
+    char module[LIMIT_TENSOR_NAME]; /* "model.layers.3.self_attn.q_proj" */
+    uint32_t n;                     /* outputs */
+    uint32_t k;                     /* inputs */
+    enum site_split split;
+};
+
+enum mixer { MIXER_ATTENTION }; /* gated delta rule and Mamba-2 come with their families */
+
+struct layer_desc {
+    enum mixer mixer;
+    uint32_t kv_layer; /* ordinal among the layers that have KV */
+};
+
+struct model_desc {
+    const char *family;    /* "llama", "qwen2", "qwen3" */
+    char architecture[64]; /* "Qwen3ForCausalLM" */
+    uint32_t layer_n, kv_layer_n;
+    uint32_t hidden, ffn, vocab_n;
+    uint32_t head_n, kv_head_n, head_dim;
+    uint32_t context_max; /* max_position_embeddings */
+    float norm_eps;
+    bool has_qkv_bias, has_o_bias, has_mlp_bias;
+    bool has_qk_norm;
+    bool is_tied;                                /* the head is the embedding */
+    float embed_multiplier, residual_multiplier; /* 1 here; run-time values for later families */
+    float attention_scale;                       /* 1 / sqrt(head_dim) */
+    float rope_scale;
+    uint32_t rotary_n;
+    float inv_freq[LIMIT_HEAD_DIM / 2];
+    enum dtype checkpoint_dtype; /* of the checkpoint's matrices */
+    struct layer_desc layers[LIMIT_LAYERS];
+    uint32_t site_n;
+    struct site *sites; /* [site_n] */
+    struct arena arena; /* owns sites */
+};
+
+/* generation_config.json, or its defaults (temperature 1, top_p 1, no top_k; eos from config.json).
+ */
+struct model_generation {
+    bool is_greedy; /* do_sample false */
+    float temperature, top_p, min_p, repetition_penalty;
+    uint32_t top_k;
+    uint32_t eos_tokens[LIMIT_EOS_TOKENS];
+    uint32_t eos_n;
+    uint32_t bos_token; /* UINT32_MAX = none */
+};
+
+/* Reads config.json only: fills desc (free with model_desc_done). Errors name file, key, value. */
+int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
+int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
+                     struct err *err);
+void model_desc_done(struct model_desc *desc);
+
+int model_generation_read(const char *dir, uint32_t vocab_n, struct model_generation *out,
+                          struct err *err);
+
+/* Site index of a module path such as "model.layers.0.mlp.up_proj"; -1 when there is none. */
+int64_t model_site_find(const struct model_desc *desc, const char *module);
+
+/* Weights in device memory, in the order the walk uses them. */
+struct layer_weights {
+    const void *w[SITE_PER_LAYER];
+    const float *bias[SITE_PER_LAYER];                     /* NULL where there is none */
+    const float *input_norm, *post_norm, *q_norm, *k_norm; /* q/k norms NULL where there are none */
+};
+
+struct model {
+    struct model_desc desc;
+    struct model_generation generation;
+    enum dtype held;
+    size_t weight_bytes;
+    char fingerprint[SHA256_HEX_BYTES]; /* SHA-256 over config.json and every tensor file */
+    const struct kern *kern;
+    struct kern_dev *dev;
+    const void *embed, *head; /* equal when tied */
+    const float *final_norm;
+    struct layer_weights layers[LIMIT_LAYERS];
+};
+
+/* Bytes the weights will take on a backend, before anything is read but config.json. */
+size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern, enum dtype held);
+
+/* Loads every tensor of `dir` into the open device; model->desc and ->held are set by the caller.
+ * Checks values: a non-finite weight is refused; overflow on conversion is refused. Blocks long.
+ * On failure nothing is to be freed but what the device owns. */
+int model_load(struct model *model, const char *dir, struct err *err);
+void model_done(struct model *model);
+
+#endif

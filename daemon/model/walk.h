@@ -1,0 +1,35 @@
+/* The walk: one step of one model on one device, as a list of op calls.
+ *
+ * A walk owns the workspace of its device. Rank thread only, after walk_init. */
+#ifndef MODEL_WALK_H
+#define MODEL_WALK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "sched/batch.h"
+
+struct model;
+
+struct walk {
+    const struct model *model;
+    uint32_t row_max, sample_max, score_max;
+    float *h, *q, *logits;
+    void *x, *attn, *act, *part;
+    struct kern_token *tokens; /* device [sample_max + score_max] */
+};
+
+/* Bytes of workspace for these maxima. */
+size_t walk_bytes(const struct model *model, uint32_t row_max, uint32_t sample_max,
+                  uint32_t score_max);
+
+/* Reserves the workspace on the model's device. */
+int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
+              uint32_t score_max, struct err *err);
+
+/* Runs one step and writes sample_n + score_n records to out (host). Returns 0 or
+ * ERR_DEVICE_FAILURE. Allocates nothing. */
+int walk_step(struct walk *walk, const struct batch *batch, struct batch_token *out);
+
+#endif

@@ -1,0 +1,43 @@
+/* Effects: the closed set of things an adapter can do to a model, as plain data.
+ *
+ * A version in device memory is one contiguous block: `struct effect_block`, then one
+ * `struct effect_lowrank` per site of the model, then the packed factors at the offsets they name.
+ * Offsets count from the block's start, so a block can be built anywhere and copied as bytes. The
+ * factors are packed by the backend's own weight_pack, A as a [rank, in] and B as an [out, rank]
+ * matrix, in the base's held type. Later effects add arrays behind the low-rank one; the block's
+ * version number changes with its layout.
+ *
+ * Low rank (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732), at a linear site with adapters i:
+ *     y += sum_i  w_i * scale_i * B_i (A_i x)        in fp32, in the request's order
+ * u = A x is kept in fp32; w_i * scale_i multiplies u. */
+#ifndef KERNELS_EFFECT_H
+#define KERNELS_EFFECT_H
+
+#include <stdint.h>
+
+#define EFFECT_BLOCK_MAGIC   0x54464147u /* "GAFT" */
+#define EFFECT_BLOCK_VERSION 1u
+#define EFFECT_ALIGN         64 /* of factors within a block, and of blocks in the pool */
+
+struct effect_lowrank {
+    uint32_t rank; /* 0: the site is untouched */
+    float scale;   /* alpha / r, or alpha / sqrt(r) for rsLoRA */
+    uint64_t a_at; /* byte offset of packed A */
+    uint64_t b_at; /* byte offset of packed B */
+};
+
+struct effect_block {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t bytes;      /* of the whole block */
+    uint32_t site_n;     /* = the model's */
+    uint32_t lowrank_at; /* offset of the effect_lowrank array */
+};
+
+static inline const struct effect_lowrank *effect_lowrank_at(const void *block, uint32_t site)
+{
+    const struct effect_block *b = block;
+    return (const struct effect_lowrank *)((const char *)block + b->lowrank_at) + site;
+}
+
+#endif

@@ -1,0 +1,211 @@
+/* The op contract: everything a backend must do, nothing optional. Implementations: ref/ (plain
+ * loops, the specification), cpu/ (fast), fault/ (wraps another one), cuda/ later.
+ *
+ * The law of order. On ref and cpu the bits of every output element depend on its inputs, K, dtype
+ * and instruction set only: never on the number of rows, threads, tiles, neighbours, or on the
+ * split of a prompt at multiples of 64 positions. So: one reduction order per (K, dtype, isa);
+ * attention walks key blocks of LIMIT_KV_PAGE positions in order; a ragged tail runs the same
+ * instructions as the body; exp and the like come from one function per path; no contraction, fma
+ * written out; low-rank effects are added in segment order in fp32 and the sum is rounded once.
+ *
+ * Types. `held` is the type weights, KV and the inputs of linear ops are held in: bf16 or f32. The
+ * residual h, q, parts, logits, norms, softmax and every accumulation are fp32.
+ *
+ * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
+ * memory. Threads: the rank thread calls everything, except weight_bytes/weight_pack (pure, any
+ * thread) and put() into memory no running step names (the engine thread). Compute ops return
+ * nothing; a failure surfaces at end_step. A matrix is row-major, `stride` elements from row to
+ * row. */
+#ifndef KERNELS_KERN_H
+#define KERNELS_KERN_H
+
+#include <stddef.h>
+
+#include "base/dtype.h"
+#include "base/err.h"
+#include "kernels/kern_step.h"
+
+struct kern_dev; /* one open device of a backend */
+
+enum kern_isa {
+    KERN_ISA_AUTO,
+    KERN_ISA_PORTABLE,
+    KERN_ISA_AVX2,
+    KERN_ISA_AVX512,
+    KERN_ISA_AVX512BF16,
+    KERN_ISA_AMX,
+    KERN_ISA_N
+};
+
+struct kern_open {
+    enum kern_isa isa;    /* AUTO: the fastest one measured at open */
+    bool is_stand_in;     /* tests: emulate avx512bf16/amx where the machine lacks them */
+    uint32_t thread_n;    /* team size, the caller included; 0 = as many as the affinity mask has */
+    enum dtype held;      /* DTYPE_BF16 or DTYPE_F32 */
+    uint32_t row_max;     /* rows of one step */
+    uint32_t slot_max;    /* sequence slots */
+    uint32_t version_max; /* adapter version slots */
+    uint32_t k_max;       /* largest input width of a linear op */
+    uint32_t n_max;       /* largest total output width of one linear group */
+    uint32_t vocab_n;
+    uint32_t rank_max; /* largest sum of ranks one linear group may meet per row; sizes u */
+};
+
+/* A matrix on the host, row-major [n, k] without gaps, as a checkpoint stores a Linear's weight. */
+struct kern_matrix {
+    const void *data;
+    enum dtype dtype;
+    uint32_t n; /* outputs (rows of the file's tensor) */
+    uint32_t k; /* inputs */
+};
+
+/* Paged KV memory: [layer][page][K then V][kv_head][LIMIT_KV_PAGE][head_dim] of the held type. */
+struct kern_kv {
+    uint32_t layer_n;
+    uint32_t page_n;
+    uint32_t kv_head_n;
+    uint32_t head_dim;
+};
+
+/* One linear of a group: y = W x + b + effects. */
+struct kern_linear_site {
+    uint32_t site;     /* effect table index */
+    uint32_t n;        /* outputs */
+    const void *w;     /* dev: weight_pack of [n, k] */
+    const float *bias; /* dev [n], or NULL */
+};
+
+enum kern_post {
+    KERN_POST_STORE,   /* sites 1: out_f32 [row_n, n] */
+    KERN_POST_PART,    /* sites 1: out_part, an opaque partial sum for join */
+    KERN_POST_HEADS,   /* sites 3 = q, k, v: see kern_heads */
+    KERN_POST_ACT_MUL, /* sites 2 = gate, up: out_held [row_n, n] = silu(gate) * up */
+};
+
+/* Post of a q/k/v group, per row and head: optional RMS norm over head_dim (q and k), rotary
+ * embedding (rotate-half, the first rotary_n dims), then q to memory in fp32 and k, v into the
+ * row's KV page, rounded to the held type. */
+struct kern_heads {
+    uint32_t head_n, kv_head_n, head_dim;
+    const float *q_norm; /* dev [head_dim] or NULL */
+    const float *k_norm;
+    float norm_eps;
+    uint32_t kv_layer;
+    float *q_out; /* dev [row_n, head_n * head_dim] */
+};
+
+struct kern_linear {
+    const void *x; /* dev, held type, [row_n, k], rows contiguous (stride k) */
+    uint32_t k;
+    uint32_t site_n;
+    struct kern_linear_site sites[4];
+    enum kern_post post;
+    struct kern_heads heads; /* KERN_POST_HEADS */
+    void *out;               /* dev: STORE f32, ACT_MUL held, PART part_bytes(row_n, n) */
+};
+
+/* h[row] = embedding row of each row's token, times multiplier. */
+struct kern_embed {
+    const void *w; /* dev: weight_pack of [vocab_n, hidden] */
+    uint32_t vocab_n, hidden;
+    float multiplier;
+    float *h; /* dev [row_n, hidden] */
+};
+
+/* h += multiplier * sum of parts; then x = held(rms_norm(h) * gain). part_n may be 0. */
+struct kern_join {
+    float *h; /* dev [row_n, hidden] */
+    uint32_t hidden;
+    uint32_t part_n;
+    const void *parts[2]; /* dev: from KERN_POST_PART with n = hidden */
+    float multiplier;
+    const float *gain; /* dev [hidden] */
+    float eps;
+    void *x; /* dev, held, [row_n, hidden] */
+};
+
+/* Ragged causal attention over the paged KV of kv_layer, prompt and generated rows alike: row at
+ * position p sees positions 0..p of its sequence (its own k, v are written already).
+ * q head h reads KV head h / (head_n / kv_head_n). */
+struct kern_attend {
+    uint32_t kv_layer;
+    uint32_t head_n, kv_head_n, head_dim;
+    float scale;
+    const float *q; /* dev [row_n, head_n * head_dim] */
+    void *out;      /* dev, held, same shape */
+};
+
+/* logits[i] = W x[samples[i].row], fp32, for every sample of the step. */
+struct kern_head {
+    const void *x; /* dev, held, [row_n, hidden] */
+    const void *w; /* dev: weight_pack of [vocab_n, hidden] */
+    uint32_t vocab_n, hidden;
+    float *logits; /* dev [sample_n, vocab_n] */
+};
+
+/* Picks a token per sample of the step (order of stages: kernels/README.md), remembers it as the
+ * slot's last token and writes out[i]. Log-probabilities are those of the raw logits. */
+struct kern_sample {
+    const float *logits; /* dev [sample_n, vocab_n]; may be overwritten */
+    uint32_t vocab_n;
+    struct kern_token *out; /* dev [sample_n] */
+};
+
+/* For every score of the step: log-probability of its target and of the best alternatives, through
+ * the head, in pieces of bounded memory. */
+struct kern_score {
+    const void *x;
+    const void *w;
+    uint32_t vocab_n, hidden;
+    float *logits;          /* dev scratch [logit_rows, vocab_n] */
+    uint32_t logit_rows;    /* >= 1: rows of scratch */
+    struct kern_token *out; /* dev [score_n] */
+};
+
+struct kern {
+    const char *name; /* "ref", "cpu", "fault" */
+
+    /* Device. */
+    int (*open)(const struct kern_open *args, struct kern_dev **out, struct err *err);
+    void (*close)(struct kern_dev *dev);
+    const char *(*isa_name)(const struct kern_dev *dev); /* what runs: "avx512", "ref" */
+    int (*reserve)(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err);
+    void (*put)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes);
+    void (*get)(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes);
+    int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
+    size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
+
+    /* Weights: the backend's own layout; source values are converted to the held type by rounding.
+     * weight_bytes and weight_pack are pure; the packed form equals on every device of a backend.
+     */
+    size_t (*weight_bytes)(enum dtype held, uint32_t n, uint32_t k);
+    void (*weight_pack)(enum dtype held, const struct kern_matrix *src, void *out);
+    /* weight_pack straight into device memory. */
+    void (*weight_load)(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev);
+    size_t (*part_bytes)(uint32_t row_n, uint32_t n);
+
+    /* Version slot -> its effect_block in device memory (NULL forgets it). Between steps only. */
+    void (*set_version)(struct kern_dev *dev, uint32_t version, const void *block_dev);
+
+    /* Steps: binds the views until end_step; computes what depends on positions only. */
+    void (*begin_step)(struct kern_dev *dev, const struct kern_step *step);
+    int (*end_step)(struct kern_dev *dev); /* waits; 0 or ERR_DEVICE_FAILURE */
+
+    /* Compute. */
+    void (*embed)(struct kern_dev *dev, const struct kern_embed *op);
+    void (*join)(struct kern_dev *dev, const struct kern_join *op);
+    void (*linear)(struct kern_dev *dev, const struct kern_linear *op);
+    void (*attend)(struct kern_dev *dev, const struct kern_attend *op);
+    void (*head)(struct kern_dev *dev, const struct kern_head *op);
+    void (*sample)(struct kern_dev *dev, const struct kern_sample *op);
+    void (*score)(struct kern_dev *dev, const struct kern_score *op);
+};
+
+extern const struct kern kern_ref;
+extern const struct kern kern_cpu;
+
+/* "portable", "avx2", ...; KERN_ISA_N for another word. */
+enum kern_isa kern_isa_parse(const char *word);
+const char *kern_isa_word(enum kern_isa isa);
+
+#endif
