@@ -1,0 +1,66 @@
+/* For implementers of adapter kinds: one on-disk format each, turned into effects.
+ *
+ * A kind is one file that exports a `const struct adapter_kind` and is listed in store.c. It
+ * touches no scheduler and no kernel. Every tensor of an adapter must map to a site or the load is
+ * refused with the tensor's name. All functions run on an io worker; they may block and allocate.
+ */
+#ifndef ADAPTERS_KIND_H
+#define ADAPTERS_KIND_H
+
+#include "base/arena.h"
+#include "base/dtype.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "kernels/kern.h"
+
+struct model_desc;
+
+/* A file of the adapter's folder, already read. `data` is private memory that cannot change while
+ * it is parsed; it is what the content hash was taken over. */
+struct adapter_file {
+    const char *name; /* "adapter_config.json" */
+    const unsigned char *data;
+    size_t n;
+};
+
+struct adapter_source {
+    const char *name; /* the adapter's, for errors */
+    const struct adapter_file *files;
+    uint32_t file_n;
+};
+
+/* One low-rank effect as parsed: A [rank, in] and B [out, rank] on the host, any dtype. The
+ * matrices are borrowed from the source's files or from the arena. */
+struct parsed_lowrank {
+    uint32_t site;
+    uint32_t rank;
+    float scale;
+    struct kern_matrix a;
+    struct kern_matrix b;
+    const char *a_name; /* tensor names, for errors about values */
+    const char *b_name;
+};
+
+/* What parse emits. */
+struct parsed_adapter {
+    struct arena arena;
+    struct parsed_lowrank *lowranks; /* at most one per site */
+    uint32_t lowrank_n;
+    uint32_t modules_total; /* modules the files name */
+};
+
+struct adapter_kind {
+    const char *name; /* "lora" */
+    /* The files of a folder this kind is recognised by, and those it reads (NULL-terminated). */
+    const char *const *marker_files;
+    const char *const *files;
+    int (*parse)(const struct adapter_source *source, const struct model_desc *desc,
+                 struct parsed_adapter *out, struct err *err);
+};
+
+extern const struct adapter_kind kind_lora;
+
+const struct adapter_file *adapter_source_file(const struct adapter_source *source,
+                                               const char *name);
+
+#endif
