@@ -1,3 +1,4 @@
+/* Chunks of at least one page, newest first; a chunk is never given back before the arena is. */
 #include "base/arena.h"
 
 #include <string.h>

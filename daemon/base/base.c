@@ -1,3 +1,4 @@
+/* Where assertions end: print and abort. */
 #include "base/base.h"
 
 #include <stdio.h>

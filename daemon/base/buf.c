@@ -1,3 +1,4 @@
+/* Growth by doubling; the terminating NUL is always there. */
 #include "base/buf.h"
 
 #include <stdarg.h>

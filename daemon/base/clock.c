@@ -1,3 +1,4 @@
+/* Two clocks of the kernel, both read without a system call. */
 #include "base/clock.h"
 
 #include <time.h>

@@ -1,3 +1,4 @@
+/* The list of codes as a table, and text that is never cut inside a UTF-8 sequence. */
 #include "base/err.h"
 
 #include <stdarg.h>

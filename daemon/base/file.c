@@ -1,3 +1,4 @@
+/* Read-only private mappings of regular files. */
 #include "base/file.h"
 
 #include <errno.h>

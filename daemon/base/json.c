@@ -1,3 +1,4 @@
+/* Strict, typed access to jansson values with errors that name file, key and value. */
 #include "base/json.h"
 
 #include <errno.h>

@@ -34,11 +34,25 @@
 #define LIMIT_HEAD_DIM    256
 #define LIMIT_VOCAB       (1u << 20)
 #define LIMIT_TENSOR_NAME 256
+#define LIMIT_FFN         (1u << 18)
+
+/* Text */
+#define LIMIT_TEXT_BYTES        (16u << 20) /* one text to encode */
+#define LIMIT_PATTERN_BYTES     65536       /* a regular expression of a tokenizer file */
+#define LIMIT_PATTERN_STEPS     100000000   /* of one search: a few seconds at the worst */
+#define LIMIT_PRE_TOKENIZERS    8           /* steps of a pre-tokenizer */
+#define LIMIT_ADDED_TOKENS      65536
+#define LIMIT_ADDED_TOKEN_BYTES 1024
+#define LIMIT_MERGES            (4u << 20)
+#define LIMIT_TEMPLATE_TOKENS   64 /* ids that a post-processor puts on one side */
+#define LIMIT_CHAT_ROLE_BYTES   16
 
 /* Files */
 #define LIMIT_CONFIG_JSON_BYTES    (1u << 20)
 #define LIMIT_TOKENIZER_JSON_BYTES (256u << 20)
 #define LIMIT_SAFETENSORS_HEADER   (100u << 20)
+#define LIMIT_TENSOR_INDEX_BYTES   (16u << 20) /* model.safetensors.index.json */
+#define LIMIT_TENSOR_FILES         1024        /* files of one checkpoint */
 
 /* Server */
 #define LIMIT_CONNECTIONS 4096

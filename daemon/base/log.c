@@ -1,3 +1,4 @@
+/* One line is built in a fixed buffer and written with one call, so lines never mix. */
 #include "base/log.h"
 
 #include <stdarg.h>

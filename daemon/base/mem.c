@@ -1,3 +1,4 @@
+/* The heap behind one door, huge pages, and what the machine still has to give. */
 #include "base/mem.h"
 
 #include <stdint.h>

@@ -1,3 +1,5 @@
+/* Indices run freely and wrap; a slot is index & mask. Release and acquire on the two indices
+ * are the only synchronisation between producer and consumer. */
 #include "base/ring.h"
 
 #include <string.h>

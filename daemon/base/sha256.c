@@ -1,3 +1,4 @@
+/* libcrypto's digest behind three functions. */
 #include "base/sha256.h"
 
 #include <openssl/evp.h>

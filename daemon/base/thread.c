@@ -1,3 +1,4 @@
+/* Roles are thread-local; signals are left to the loop thread. */
 #include "base/thread.h"
 
 #include <signal.h>

@@ -1,3 +1,4 @@
+/* A futex word that counts signals; waiting compares it under the kernel's lock. */
 #include "base/wake.h"
 
 #include <linux/futex.h>

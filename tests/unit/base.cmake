@@ -1,0 +1,1 @@
+graft_test(base_test unit/base_test.c base)
