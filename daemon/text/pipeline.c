@@ -1,0 +1,272 @@
+/* The steps round the model: normaliser, pre-tokenizer, post-processor, decoder. Each is known by
+ * its type; a type or an option that is not implemented is refused by name. */
+#include <string.h>
+
+#include "base/json.h"
+#include "text/tokenizer_int.h"
+
+#define SEQUENCE_DEPTH 4 /* sequences inside sequences */
+
+/* What ByteLevel splits by when its use_regex is set: part of the format. */
+static const char gpt2_pattern[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+struct step_loader {
+    const char *kind;     /* "pre_tokenizer", for errors */
+    const char *list_key; /* the member that holds a Sequence's steps */
+    int (*load)(struct tokenizer *tk, const json_t *step, const char *type, struct err *err);
+};
+
+static int step_refuse(const struct tokenizer *tk, const char *kind, const char *type,
+                       struct err *err)
+{
+    return err_set(err, ERR_NOT_IMPLEMENTED, "%s: %s type \"%.64s\" is not implemented", tk->label,
+                   kind, type);
+}
+
+/* Loads a step, or each step of a Sequence in order. */
+static int step_load(struct tokenizer *tk, const struct step_loader *loader, const json_t *step,
+                     int depth, struct err *err)
+{
+    const char *type = json_string_value(json_object_get(step, "type"));
+    if (!type) {
+        return err_set(err, ERR_BAD_FILE, "%s: %s without a \"type\"", tk->label, loader->kind);
+    }
+    if (strcmp(type, "Sequence") != 0) {
+        return loader->load(tk, step, type, err);
+    }
+    const json_t *list = json_object_get(step, loader->list_key);
+    const json_t *value;
+    size_t index;
+    if (!json_is_array(list) || depth == SEQUENCE_DEPTH) {
+        return err_set(err, ERR_BAD_FILE, "%s: %s: \"%s\" is not a list, or nested deeper than %d",
+                       tk->label, loader->kind, loader->list_key, SEQUENCE_DEPTH);
+    }
+    json_array_foreach(list, index, value)
+    {
+        int rc = step_load(tk, loader, value, depth + 1, err);
+        if (rc) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int load_normalizer(struct tokenizer *tk, const json_t *step, const char *type,
+                           struct err *err)
+{
+    (void)step;
+    if (strcmp(type, "NFC") != 0) {
+        return step_refuse(tk, "normalizer", type, err);
+    }
+    tk->is_nfc = true;
+    return 0;
+}
+
+int pipeline_load_normalizer(struct tokenizer *tk, const json_t *root, struct err *err)
+{
+    static const struct step_loader loader = {"normalizer", "normalizers", load_normalizer};
+    const json_t *step = json_object_get(root, "normalizer");
+    return !step || json_is_null(step) ? 0 : step_load(tk, &loader, step, 0, err);
+}
+
+static int load_split(struct tokenizer *tk, const json_t *step, struct err *err)
+{
+    const json_t *pattern = json_object_get(step, "pattern");
+    const json_t *regex = json_object_get(pattern, "Regex");
+    const json_t *literal = json_object_get(pattern, "String");
+    const json_t *source = regex ? regex : literal;
+    const char *behavior = NULL;
+    bool is_inverted = false;
+    int rc = json_get_str(tk->label, step, "behavior", &behavior, err);
+    if (rc == 0) {
+        rc = json_get_bool(tk->label, step, "invert", &is_inverted, err);
+    }
+    if (rc) {
+        return rc;
+    }
+    if (!behavior || strcmp(behavior, "Isolated") != 0) {
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: pre_tokenizer Split: behavior \"%.64s\" is not implemented", tk->label,
+                       behavior ? behavior : "");
+    }
+    if (is_inverted) {
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: pre_tokenizer Split: \"invert\" is true, which is not implemented",
+                       tk->label);
+    }
+    if (!json_is_string(source) || (regex && literal)) {
+        return err_set(err, ERR_BAD_FILE,
+                       "%s: pre_tokenizer Split: \"pattern\" is neither a Regex nor a String",
+                       tk->label);
+    }
+    rc = pattern_open("pre_tokenizer Split", json_string_value(source), json_string_length(source),
+                      !regex, &tk->steps[tk->steps_n].pattern, err);
+    if (rc) {
+        return err_prefix(err, rc, "%s", tk->label);
+    }
+    tk->steps_n++;
+    return 0;
+}
+
+static int load_byte_level(struct tokenizer *tk, const json_t *step, struct err *err)
+{
+    struct pre_step *out = &tk->steps[tk->steps_n];
+    bool has_regex = true;
+    int rc = json_get_bool(tk->label, step, "add_prefix_space", &out->has_prefix_space, err);
+    if (rc == 0) {
+        rc = json_get_bool(tk->label, step, "use_regex", &has_regex, err);
+    }
+    if (rc == 0 && has_regex) {
+        rc = pattern_open(tk->label, gpt2_pattern, sizeof gpt2_pattern - 1, false, &out->pattern,
+                          err);
+    }
+    if (rc == 0) {
+        tk->steps_n++;
+        tk->is_byte_level = true;
+    }
+    return rc;
+}
+
+static int load_pre_tokenizer(struct tokenizer *tk, const json_t *step, const char *type,
+                              struct err *err)
+{
+    bool is_byte_level = strcmp(type, "ByteLevel") == 0;
+    if (!is_byte_level && strcmp(type, "Split") != 0) {
+        return step_refuse(tk, "pre_tokenizer", type, err);
+    }
+    if (tk->steps_n == LIMIT_PRE_TOKENIZERS) {
+        return err_set(err, ERR_NOT_IMPLEMENTED, "%s: pre_tokenizer has more than %d steps",
+                       tk->label, LIMIT_PRE_TOKENIZERS);
+    }
+    if (tk->is_byte_level) {
+        /* Such a step would see the byte-level alphabet instead of the text. */
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: pre_tokenizer type \"%s\" behind ByteLevel is not implemented",
+                       tk->label, type);
+    }
+    return is_byte_level ? load_byte_level(tk, step, err) : load_split(tk, step, err);
+}
+
+static int template_refuse(const struct tokenizer *tk, const char *what, struct err *err)
+{
+    return err_set(err, ERR_BAD_FILE, "%s: post_processor TemplateProcessing: %s", tk->label, what);
+}
+
+/* Appends the ids that a template's special token stands for. */
+static int template_ids(const struct tokenizer *tk, const json_t *step, const json_t *piece,
+                        struct id_list *out, struct err *err)
+{
+    const char *name = json_string_value(json_object_get(piece, "id"));
+    const json_t *known = json_object_get(step, "special_tokens");
+    const json_t *ids = name ? json_object_get(json_object_get(known, name), "ids") : NULL;
+    const json_t *value;
+    size_t index;
+    if (!json_is_array(ids)) {
+        return template_refuse(tk, "a special token of \"single\" is not in \"special_tokens\"",
+                               err);
+    }
+    json_array_foreach(ids, index, value)
+    {
+        json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
+        if (id < 0 || id >= (json_int_t)tk->vocab_n) {
+            return template_refuse(tk, "a special token has an id outside the vocabulary", err);
+        }
+        if (out->n == LIMIT_TEMPLATE_TOKENS) {
+            return template_refuse(tk, "too many special tokens", err);
+        }
+        out->ids[out->n++] = (uint32_t)id;
+    }
+    return 0;
+}
+
+/* Puts the ids of this template round those of the templates before it. */
+static int template_wrap(struct tokenizer *tk, const struct id_list *before,
+                         const struct id_list *after, struct err *err)
+{
+    if (tk->before.n + before->n > LIMIT_TEMPLATE_TOKENS ||
+        tk->after.n + after->n > LIMIT_TEMPLATE_TOKENS) {
+        return template_refuse(tk, "too many special tokens", err);
+    }
+    memmove(tk->before.ids + before->n, tk->before.ids, tk->before.n * sizeof tk->before.ids[0]);
+    memcpy(tk->before.ids, before->ids, before->n * sizeof before->ids[0]);
+    memcpy(tk->after.ids + tk->after.n, after->ids, after->n * sizeof after->ids[0]);
+    tk->before.n += before->n;
+    tk->after.n += after->n;
+    return 0;
+}
+
+static int load_template(struct tokenizer *tk, const json_t *step, struct err *err)
+{
+    struct id_list sides[2] = {{.n = 0}, {.n = 0}};
+    const json_t *single = json_object_get(step, "single");
+    const json_t *piece;
+    size_t index;
+    size_t texts = 0;
+    json_array_foreach(single, index, piece)
+    {
+        const json_t *special = json_object_get(piece, "SpecialToken");
+        const json_t *text = json_object_get(piece, "Sequence");
+        const char *text_id = json_string_value(json_object_get(text, "id"));
+        int rc = 0;
+        if (special) {
+            rc = template_ids(tk, step, special, &sides[texts > 0], err);
+        } else if (text_id && strcmp(text_id, "A") == 0) {
+            texts++;
+        } else {
+            rc = template_refuse(tk, "\"single\" holds a piece that is not implemented", err);
+        }
+        if (rc) {
+            return rc;
+        }
+    }
+    if (texts != 1) {
+        return template_refuse(tk, "\"single\" must hold the text once", err);
+    }
+    return template_wrap(tk, &sides[0], &sides[1], err);
+}
+
+static int load_post_processor(struct tokenizer *tk, const json_t *step, const char *type,
+                               struct err *err)
+{
+    if (strcmp(type, "TemplateProcessing") == 0) {
+        return load_template(tk, step, err);
+    }
+    /* ByteLevel trims offsets and adds no ids; spans here are never trimmed. */
+    return strcmp(type, "ByteLevel") == 0 ? 0 : step_refuse(tk, "post_processor", type, err);
+}
+
+static int load_decoder(struct tokenizer *tk, const json_t *step, const char *type, struct err *err)
+{
+    (void)step;
+    if (strcmp(type, "ByteLevel") != 0) {
+        return step_refuse(tk, "decoder", type, err);
+    }
+    return 0;
+}
+
+int pipeline_load(struct tokenizer *tk, const json_t *root, struct err *err)
+{
+    static const struct step_loader pre = {"pre_tokenizer", "pretokenizers", load_pre_tokenizer};
+    static const struct step_loader post = {"post_processor", "processors", load_post_processor};
+    static const struct step_loader decoder = {"decoder", "decoders", load_decoder};
+    const json_t *step = json_object_get(root, "pre_tokenizer");
+    int rc = !step || json_is_null(step) ? 0 : step_load(tk, &pre, step, 0, err);
+    if (rc) {
+        return rc;
+    }
+    if (!tk->is_byte_level) {
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: pre_tokenizer without ByteLevel is not implemented", tk->label);
+    }
+    step = json_object_get(root, "post_processor");
+    rc = !step || json_is_null(step) ? 0 : step_load(tk, &post, step, 0, err);
+    if (rc) {
+        return rc;
+    }
+    step = json_object_get(root, "decoder");
+    if (!step || json_is_null(step)) {
+        return err_set(err, ERR_NOT_IMPLEMENTED, "%s: decoder null is not implemented", tk->label);
+    }
+    return step_load(tk, &decoder, step, 0, err);
+}
