@@ -1,0 +1,49 @@
+/* A stack of free indices and a count of holders for each page. */
+#include "sched/pages.h"
+
+#include "base/base.h"
+
+size_t pages_bytes(uint32_t page_n)
+{
+    return (size_t)page_n * 2 * sizeof(uint32_t); /* free_ids and refs */
+}
+
+void pages_init(struct pages *pages, uint32_t page_n, void *memory)
+{
+    pages->page_n = page_n;
+    pages->free_n = page_n;
+    pages->free_ids = memory;
+    pages->refs = pages->free_ids + page_n;
+    for (uint32_t i = 0; i < page_n; i++) {
+        pages->free_ids[i] = page_n - 1 - i; /* page 0 is handed out first */
+        pages->refs[i] = 0;
+    }
+}
+
+bool pages_take(struct pages *pages, uint32_t *out_page)
+{
+    if (pages->free_n == 0) {
+        return false;
+    }
+    uint32_t page = pages->free_ids[--pages->free_n];
+    ASSERT_CMP(pages->refs[page], ==, 0);
+    pages->refs[page] = 1;
+    *out_page = page;
+    return true;
+}
+
+void pages_share(struct pages *pages, uint32_t page)
+{
+    ASSERT_CMP(page, <, pages->page_n);
+    ASSERT_CMP(pages->refs[page], >, 0);
+    pages->refs[page]++;
+}
+
+void pages_drop(struct pages *pages, uint32_t page)
+{
+    ASSERT_CMP(page, <, pages->page_n);
+    ASSERT_CMP(pages->refs[page], >, 0);
+    if (--pages->refs[page] == 0) {
+        pages->free_ids[pages->free_n++] = page;
+    }
+}

@@ -1,0 +1,33 @@
+/* Pages: the indices of the KV cache's pages, reference-counted. The bytes are the rank's.
+ *
+ * A page is free while nobody holds it. Whoever takes a page holds it once; sharing adds a holder,
+ * dropping removes one. Which page is handed out next depends on the calls so far only. */
+#ifndef SCHED_PAGES_H
+#define SCHED_PAGES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct pages {
+    uint32_t page_n;
+    uint32_t free_n;
+    uint32_t *free_ids; /* [page_n], a stack */
+    uint32_t *refs;     /* [page_n] */
+};
+
+size_t pages_bytes(uint32_t page_n);
+
+/* Borrows pages_bytes(page_n) bytes of memory for its whole life. */
+void pages_init(struct pages *pages, uint32_t page_n, void *memory);
+
+/* Takes a free page; false when there is none. */
+bool pages_take(struct pages *pages, uint32_t *out_page);
+
+/* One more holder of a page that somebody holds. */
+void pages_share(struct pages *pages, uint32_t page);
+
+/* One holder less; the last one frees the page. */
+void pages_drop(struct pages *pages, uint32_t page);
+
+#endif

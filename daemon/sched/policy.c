@@ -1,0 +1,41 @@
+/* First come, first served. The oldest sequence is never preempted by a younger one, and one that
+ * alone fits all pages is always the oldest at some time, so everything ends. */
+#include "sched/policy.h"
+
+#include "sched/sched.h"
+
+bool policy_is_before(const struct sched_seq *a, const struct sched_seq *b)
+{
+    return a->arrival < b->arrival;
+}
+
+uint32_t policy_next(const struct sched *sched)
+{
+    uint32_t id = sched->waiting.head;
+    while (id != SCHED_NONE && sched->seqs[id].is_parked) {
+        id = sched->seqs[id].next;
+    }
+    return id;
+}
+
+uint32_t policy_reserve(const struct sched *sched)
+{
+    /* A page of growth for each: without it a newcomer would take the page that its neighbour
+     * needs next, and be preempted before it has done anything. */
+    return sched->running.n;
+}
+
+uint32_t policy_victim(const struct sched *sched)
+{
+    uint32_t parked = policy_victim_parked(sched);
+    return parked != SCHED_NONE ? parked : sched->running.tail;
+}
+
+uint32_t policy_victim_parked(const struct sched *sched)
+{
+    uint32_t id = sched->running.tail;
+    while (id != SCHED_NONE && !sched->seqs[id].is_parked) {
+        id = sched->seqs[id].prev;
+    }
+    return id;
+}

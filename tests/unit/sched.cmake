@@ -1,0 +1,1 @@
+graft_test(sched_test unit/sched_test.c sched)
