@@ -18,6 +18,7 @@
 
 struct kern;
 struct kern_dev;
+struct kern_open;
 
 /* Linear sites of a layer, in this order; the site index of layer l is l * SITE_PER_LAYER + this.
  */
@@ -84,7 +85,10 @@ struct model_generation {
     uint32_t bos_token; /* UINT32_MAX = none */
 };
 
-/* Reads config.json only: fills desc (free with model_desc_done). Errors name file, key, value. */
+/* Reads config.json and fills desc (free with model_desc_done; on failure there is nothing to
+ * free). checkpoint_dtype is taken from the tensor files when they are readable (a config may be
+ * silent or wrong about it; model_load reports unreadable ones), else from config.json. Errors name
+ * file, key, value. model_desc_parse reads config.json from memory alone. */
 int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
                      struct err *err);
@@ -92,6 +96,12 @@ void model_desc_done(struct model_desc *desc);
 
 int model_generation_read(const char *dir, uint32_t vocab_n, struct model_generation *out,
                           struct err *err);
+
+/* The type to hold the weights in when nobody chose one: bf16 for a bf16 checkpoint, else f32. */
+enum dtype model_default_held(const struct model_desc *desc);
+
+/* Fills what a device must be opened for by this model: k_max, n_max, vocab_n. */
+void model_kern_limits(const struct model_desc *desc, struct kern_open *args);
 
 /* Site index of a module path such as "model.layers.0.mlp.up_proj"; -1 when there is none. */
 int64_t model_site_find(const struct model_desc *desc, const char *module);
@@ -108,7 +118,8 @@ struct model {
     struct model_generation generation;
     enum dtype held;
     size_t weight_bytes;
-    char fingerprint[SHA256_HEX_BYTES]; /* SHA-256 over config.json and every tensor file */
+    char fingerprint[SHA256_HEX_BYTES]; /* SHA-256 over config.json and every tensor file, each with
+                                           its name and length */
     const struct kern *kern;
     struct kern_dev *dev;
     const void *embed, *head; /* equal when tied */
@@ -119,10 +130,14 @@ struct model {
 /* Bytes the weights will take on a backend, before anything is read but config.json. */
 size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern, enum dtype held);
 
-/* Loads every tensor of `dir` into the open device; model->desc and ->held are set by the caller.
- * Checks values: a non-finite weight is refused; overflow on conversion is refused. Blocks long.
- * On failure nothing is to be freed but what the device owns. */
+/* Loads every tensor of `dir` into the open device and reads generation_config.json; ->desc,
+ * ->held,
+ * ->kern and ->dev are set by the caller. Names and shapes are all checked before the first weight
+ * moves. Checks values: a non-finite weight is refused; overflow on conversion is refused. Blocks
+ * long. On failure nothing is to be freed but the desc and what the device owns. */
 int model_load(struct model *model, const char *dir, struct err *err);
+
+/* Frees the desc. The weights live and die with the device. */
 void model_done(struct model *model);
 
 #endif

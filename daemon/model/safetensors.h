@@ -29,12 +29,14 @@ struct tensor {
 struct tensor_set {
     struct arena arena;
     struct file_map *maps;
+    const char **files; /* [map_n] their names, for errors and hashes */
     uint32_t map_n;
     struct tensor *tensors; /* sorted by name */
     uint32_t tensor_n;
+    uint32_t tensor_max; /* capacity of tensors */
 };
 
-/* One file by path. */
+/* One file by path. On failure the set is empty and needs no close. */
 int tensor_set_open(struct tensor_set *set, const char *path, struct err *err);
 
 /* One file that is already in memory (borrowed until close; tests, fuzzing, adapters). */

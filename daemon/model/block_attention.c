@@ -1,0 +1,64 @@
+/* Attention: three linears of one group, the ragged attention over the cache, one linear out.
+ *
+ * Shapes, for R rows of a step, H query heads, G key/value heads of D dimensions:
+ *     x [R, hidden] -> q [R, H * D] (fp32), k, v [R, G * D] (into the pages of the row)
+ *     q, pages -> attn [R, H * D] -> part [R, hidden] */
+#include "model/walk_int.h"
+
+static void attention_qkv(const struct walk *walk, uint32_t layer)
+{
+    const struct model *model = walk->model;
+    const struct model_desc *desc = &model->desc;
+    const struct layer_weights *w = &model->layers[layer];
+    struct kern_linear op = {
+        .x = walk->x,
+        .k = desc->hidden,
+        .site_n = 3,
+        .post = KERN_POST_HEADS,
+        .heads =
+            {
+                .head_n = desc->head_n,
+                .kv_head_n = desc->kv_head_n,
+                .head_dim = desc->head_dim,
+                .q_norm = w->q_norm,
+                .k_norm = w->k_norm,
+                .norm_eps = desc->norm_eps,
+                .kv_layer = desc->layers[layer].kv_layer,
+                .q_out = walk->q,
+            },
+    };
+    for (uint32_t i = SITE_Q; i <= SITE_V; i++) {
+        uint32_t site = layer * SITE_PER_LAYER + i;
+        op.sites[i - SITE_Q] = (struct kern_linear_site){
+            .site = site, .n = desc->sites[site].n, .w = w->w[i], .bias = w->bias[i]};
+    }
+    model->kern->linear(model->dev, &op);
+}
+
+void block_attention(const struct walk *walk, uint32_t layer)
+{
+    const struct model *model = walk->model;
+    const struct model_desc *desc = &model->desc;
+    const struct layer_weights *w = &model->layers[layer];
+    uint32_t o = layer * SITE_PER_LAYER + SITE_O;
+    attention_qkv(walk, layer);
+    model->kern->attend(model->dev, &(struct kern_attend){
+                                        .kv_layer = desc->layers[layer].kv_layer,
+                                        .head_n = desc->head_n,
+                                        .kv_head_n = desc->kv_head_n,
+                                        .head_dim = desc->head_dim,
+                                        .scale = desc->attention_scale,
+                                        .q = walk->q,
+                                        .out = walk->attn,
+                                    });
+    model->kern->linear(
+        model->dev,
+        &(struct kern_linear){
+            .x = walk->attn,
+            .k = desc->sites[o].k,
+            .site_n = 1,
+            .sites = {{.site = o, .n = desc->hidden, .w = w->w[SITE_O], .bias = w->bias[SITE_O]}},
+            .post = KERN_POST_PART,
+            .out = walk->part,
+        });
+}

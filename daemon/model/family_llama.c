@@ -1,0 +1,10 @@
+/* Llama 3.x and checkpoints of its architecture. */
+#include "model/family.h"
+
+const struct family family_llama = {
+    .model_type = "llama",
+    .architecture = "LlamaForCausalLM",
+    .flags = FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS,
+    .head_dim = 0,
+    .kv_head_n = 0,
+};

@@ -1,0 +1,382 @@
+/* Weights: from the checkpoint's mapping into the device, one tensor at a time.
+ *
+ * load_each goes through the tensors a model wants in the order the walk uses them, each with its
+ * name, shape and the place of its pointer; it is walked three times: to add up bytes, to check
+ * names and shapes, to load. Pages of the mapping are given back tensor by tensor, so that memory
+ * holds one copy and one tensor at most. */
+#include "model/model.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/mem.h"
+#include "kernels/kern.h"
+#include "model/config.h"
+#include "model/load_int.h"
+#include "model/safetensors.h"
+
+#define LOAD_ALIGN      64
+#define LOAD_HASH_BYTES ((size_t)16 << 20) /* of a file, hashed before its pages are given back */
+
+struct load_want {
+    char name[LIMIT_TENSOR_NAME + 8];
+    uint32_t n, k;       /* [n, k]; a vector [n] has k == 0 */
+    const void **matrix; /* where the pointer goes: one of the two is set */
+    const float **vector;
+};
+
+struct load {
+    struct model *model;
+    struct tensor_set set;
+    bool *is_used; /* [set.tensor_n] */
+    char *at;      /* device memory not yet given out */
+};
+
+typedef int load_visit(void *state, const struct load_want *want, struct err *err);
+
+struct load_walk {
+    load_visit *visit;
+    void *state;
+    struct err *err;
+};
+
+static size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held)
+{
+    size_t bytes =
+        want->k > 0 ? kern->weight_bytes(held, want->n, want->k) : want->n * sizeof(float);
+    return ROUND_UP(bytes, LOAD_ALIGN);
+}
+
+static int load_vector(const struct load_walk *walk, const char *prefix, const char *suffix,
+                       uint32_t n, const float **place)
+{
+    struct load_want want = {.n = n, .vector = place};
+    snprintf(want.name, sizeof want.name, "%s%s", prefix, suffix);
+    return walk->visit(walk->state, &want, walk->err);
+}
+
+static int load_matrix(const struct load_walk *walk, const char *name, uint32_t n, uint32_t k,
+                       const void **place)
+{
+    struct load_want want = {.n = n, .k = k, .matrix = place};
+    snprintf(want.name, sizeof want.name, "%s.weight", name);
+    return walk->visit(walk->state, &want, walk->err);
+}
+
+static bool load_has_bias(const struct model_desc *desc, uint32_t site)
+{
+    switch (site) {
+    case SITE_Q:
+    case SITE_K:
+    case SITE_V:
+        return desc->has_qkv_bias;
+    case SITE_O:
+        return desc->has_o_bias;
+    default:
+        return desc->has_mlp_bias;
+    }
+}
+
+static int load_layer(const struct load_walk *walk, const struct model_desc *desc, uint32_t l,
+                      struct layer_weights *out)
+{
+    char prefix[48];
+    snprintf(prefix, sizeof prefix, "model.layers.%u.", l);
+    int rc = load_vector(walk, prefix, "input_layernorm.weight", desc->hidden, &out->input_norm);
+    for (uint32_t i = 0; rc == 0 && i < SITE_PER_LAYER; i++) {
+        const struct site *site = &desc->sites[l * SITE_PER_LAYER + i];
+        rc = load_matrix(walk, site->module, site->n, site->k, &out->w[i]);
+        if (rc == 0 && load_has_bias(desc, i)) {
+            rc = load_vector(walk, site->module, ".bias", site->n, &out->bias[i]);
+        }
+    }
+    if (rc == 0 && desc->has_qk_norm) {
+        rc = load_vector(walk, prefix, "self_attn.q_norm.weight", desc->head_dim, &out->q_norm);
+        if (rc == 0) {
+            rc = load_vector(walk, prefix, "self_attn.k_norm.weight", desc->head_dim, &out->k_norm);
+        }
+    }
+    if (rc == 0) {
+        rc = load_vector(walk, prefix, "post_attention_layernorm.weight", desc->hidden,
+                         &out->post_norm);
+    }
+    return rc;
+}
+
+/* `model` receives pointers only from a visit that loads. */
+static int load_each(const struct load_walk *walk, const struct model_desc *desc,
+                     struct model *model)
+{
+    int rc = load_matrix(walk, "model.embed_tokens", desc->vocab_n, desc->hidden, &model->embed);
+    for (uint32_t l = 0; rc == 0 && l < desc->layer_n; l++) {
+        rc = load_layer(walk, desc, l, &model->layers[l]);
+    }
+    if (rc == 0) {
+        rc = load_vector(walk, "model.norm", ".weight", desc->hidden, &model->final_norm);
+    }
+    if (rc == 0 && !desc->is_tied) {
+        rc = load_matrix(walk, "lm_head", desc->vocab_n, desc->hidden, &model->head);
+    }
+    return rc;
+}
+
+struct load_sum {
+    const struct kern *kern;
+    enum dtype held;
+    size_t bytes;
+};
+
+static int load_visit_sum(void *state, const struct load_want *want, struct err *err)
+{
+    struct load_sum *sum = state;
+    (void)err;
+    sum->bytes += load_bytes(want, sum->kern, sum->held);
+    return 0;
+}
+
+size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern, enum dtype held)
+{
+    struct load_sum sum = {.kern = kern, .held = held};
+    struct load_walk walk = {.visit = load_visit_sum, .state = &sum};
+    struct model *places = mem_zalloc(sizeof *places);
+    load_each(&walk, desc, places);
+    mem_free(places);
+    return sum.bytes;
+}
+
+static int load_visit_check(void *state, const struct load_want *want, struct err *err)
+{
+    struct load *load = state;
+    const struct tensor *t = tensor_set_find(&load->set, want->name);
+    if (!t) {
+        return err_set(err, ERR_BAD_FILE, "tensor \"%s\" is missing", want->name);
+    }
+    uint32_t dim_n = want->k > 0 ? 2 : 1;
+    if (t->dim_n != dim_n || t->dims[0] != want->n || (dim_n == 2 && t->dims[1] != want->k)) {
+        char has[100];
+        struct tensor wanted = {.dim_n = dim_n, .dims = {want->n, want->k}};
+        char needs[100];
+        tensor_shape_text(t, has, sizeof has);
+        tensor_shape_text(&wanted, needs, sizeof needs);
+        return err_set(err, ERR_BAD_FILE, "%s: tensor \"%s\" has shape %s, config.json asks for %s",
+                       t->file, t->name, has, needs);
+    }
+    if (t->dtype < 0) {
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: tensor \"%s\" has dtype %s, only F32, F16 and BF16 are implemented",
+                       t->file, t->name, t->dtype_name);
+    }
+    load->is_used[t - load->set.tensors] = true;
+    return 0;
+}
+
+/* A tied checkpoint may repeat the embedding as its head, and nothing else. */
+static int load_check_tied_head(const struct load *load, const struct tensor *head, struct err *err)
+{
+    const struct tensor *embed = tensor_set_find(&load->set, "model.embed_tokens.weight");
+    ASSERT(embed);
+    if (head->dtype != embed->dtype || head->bytes != embed->bytes ||
+        memcmp(head->data, embed->data, head->bytes) != 0) {
+        return err_set(err, ERR_BAD_FILE,
+                       "%s: tensor \"lm_head.weight\" differs from \"model.embed_tokens.weight\", "
+                       "but config.json has \"tie_word_embeddings\" true",
+                       head->file);
+    }
+    return 0;
+}
+
+static bool load_is_ignorable(const char *name)
+{
+    static const char suffix[] = ".rotary_emb.inv_freq"; /* old files keep what we compute */
+    size_t n = strlen(name);
+    size_t suffix_n = sizeof suffix - 1;
+    return n > suffix_n && strcmp(name + n - suffix_n, suffix) == 0;
+}
+
+static int load_check_rest(const struct load *load, struct err *err)
+{
+    for (uint32_t i = 0; i < load->set.tensor_n; i++) {
+        const struct tensor *t = &load->set.tensors[i];
+        if (load->is_used[i] || load_is_ignorable(t->name)) {
+            continue;
+        }
+        if (load->model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0) {
+            int rc = load_check_tied_head(load, t, err);
+            if (rc) {
+                return rc;
+            }
+            continue;
+        }
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: tensor \"%s\" is not part of a %s model as config.json describes it",
+                       t->file, t->name, load->model->desc.family);
+    }
+    return 0;
+}
+
+/* Gives the whole pages of the range back; reading them again reads the file again. */
+static void load_drop_pages(const void *data, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ROUND_UP((uintptr_t)data, page);
+    uintptr_t to = ((uintptr_t)data + bytes) / page * page;
+    if (to > from) {
+        madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+}
+
+static int load_refuse_value(const struct tensor *t, size_t i, enum dtype held, struct err *err)
+{
+    float value = load_value(t->data, (enum dtype)t->dtype, i);
+    bool is_finite = (f32_bits(value) & 0x7F800000u) != 0x7F800000u;
+    return err_set(err, ERR_BAD_FILE, "%s: tensor \"%s\" has %g at index %zu%s%s", t->file, t->name,
+                   (double)value, i,
+                   is_finite ? ", which overflows " : ", which is not a finite number",
+                   is_finite ? dtype_name(held) : "");
+}
+
+/* The tensor's values, aligned for their type: the mapping, or a copy in *out_copy. */
+static const void *load_aligned(const struct tensor *t, void **out_copy)
+{
+    size_t each = dtype_bytes((enum dtype)t->dtype);
+    *out_copy = NULL;
+    if ((uintptr_t)t->data % each == 0) {
+        return t->data;
+    }
+    *out_copy = mem_alloc(t->bytes);
+    memcpy(*out_copy, t->data, t->bytes);
+    return *out_copy;
+}
+
+static void load_put_vector(struct load *load, const struct load_want *want, const void *data,
+                            enum dtype dtype)
+{
+    const struct model *model = load->model;
+    float *values = mem_alloc(want->n * sizeof *values);
+    for (uint32_t i = 0; i < want->n; i++) {
+        values[i] = load_value(data, dtype, i);
+    }
+    model->kern->put(model->dev, load->at, values, want->n * sizeof *values);
+    mem_free(values);
+    *want->vector = (const float *)(void *)load->at;
+}
+
+static int load_visit_load(void *state, const struct load_want *want, struct err *err)
+{
+    struct load *load = state;
+    const struct model *model = load->model;
+    const struct tensor *t = tensor_set_find(&load->set, want->name);
+    ASSERT(t);
+    enum dtype dtype = (enum dtype)t->dtype;
+    enum dtype held = want->k > 0 ? model->held : DTYPE_F32;
+    size_t count = (size_t)t->dims[0] * (want->k > 0 ? want->k : 1);
+    void *copy = NULL;
+    const void *data = load_aligned(t, &copy);
+    size_t bad = load_find_bad(data, dtype, count, held);
+    int rc = bad < count ? load_refuse_value(t, bad, held, err) : 0;
+    if (rc == 0 && want->k > 0) {
+        struct kern_matrix src = {.data = data, .dtype = dtype, .n = want->n, .k = want->k};
+        model->kern->weight_load(model->dev, &src, load->at);
+        *want->matrix = load->at;
+    } else if (rc == 0) {
+        load_put_vector(load, want, data, dtype);
+    }
+    mem_free(copy);
+    load_drop_pages(t->data, t->bytes);
+    load->at += load_bytes(want, model->kern, model->held);
+    return rc;
+}
+
+static void load_hash_file(struct sha256 *sha, const char *name, const void *data, size_t n)
+{
+    uint64_t length = n;
+    sha256_update(sha, name, strlen(name) + 1);
+    sha256_update(sha, &length, sizeof length);
+    for (size_t at = 0; at < n; at += LOAD_HASH_BYTES) {
+        const char *piece = (const char *)data + at;
+        sha256_update(sha, piece, MIN(LOAD_HASH_BYTES, n - at));
+        load_drop_pages(piece, MIN(LOAD_HASH_BYTES, n - at));
+    }
+}
+
+static int load_fingerprint(struct load *load, const char *dir, struct err *err)
+{
+    char path[MODEL_PATH_BYTES];
+    uint8_t digest[SHA256_BYTES];
+    struct sha256 sha;
+    struct file_map map;
+    int rc = config_path(path, dir, "config.json", err);
+    if (rc == 0) {
+        rc = file_map_open(&map, path, err);
+    }
+    if (rc) {
+        return rc;
+    }
+    sha256_init(&sha);
+    load_hash_file(&sha, "config.json", map.data, map.n);
+    for (uint32_t i = 0; i < load->set.map_n; i++) {
+        load_hash_file(&sha, load->set.files[i], load->set.maps[i].data, load->set.maps[i].n);
+    }
+    sha256_final(&sha, digest);
+    sha256_hex(digest, load->model->fingerprint);
+    file_map_close(&map);
+    return 0;
+}
+
+static int load_run(struct load *load, const char *dir, struct err *err)
+{
+    struct model *model = load->model;
+    struct load_walk walk = {.visit = load_visit_check, .state = load, .err = err};
+    void *memory = NULL;
+    int rc = load_each(&walk, &model->desc, model);
+    if (rc) {
+        return err_prefix(err, rc, "could not load model %s", dir);
+    }
+    rc = load_check_rest(load, err);
+    if (rc == 0) {
+        rc = load_fingerprint(load, dir, err);
+    }
+    model->weight_bytes = model_weight_bytes(&model->desc, model->kern, model->held);
+    if (rc == 0) {
+        rc = model->kern->reserve(model->dev, model->weight_bytes, &memory, err);
+    }
+    if (rc == 0) {
+        load->at = memory;
+        walk.visit = load_visit_load;
+        rc = load_each(&walk, &model->desc, model);
+    }
+    if (rc) {
+        return err_prefix(err, rc, "could not load model %s", dir);
+    }
+    ASSERT(load->at == (char *)memory + model->weight_bytes);
+    if (model->desc.is_tied) {
+        model->head = model->embed;
+    }
+    return 0;
+}
+
+int model_load(struct model *model, const char *dir, struct err *err)
+{
+    struct load load = {.model = model};
+    int rc = model_generation_read(dir, model->desc.vocab_n, &model->generation, err);
+    if (rc == 0) {
+        rc = tensor_set_open_dir(&load.set, dir, err);
+    }
+    if (rc) {
+        return rc;
+    }
+    load.is_used = mem_zalloc_n(load.set.tensor_n + 1, sizeof *load.is_used);
+    rc = load_run(&load, dir, err);
+    mem_free(load.is_used);
+    tensor_set_close(&load.set);
+    return rc;
+}
+
+void model_done(struct model *model)
+{
+    model_desc_done(&model->desc);
+    *model = (struct model){0};
+}
