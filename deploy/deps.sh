@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Installs the Debian packages graftd needs. Usage: deploy/deps.sh [build] [test] [long]
+# Installs the Debian packages graftd needs. Usage: deploy/deps.sh [build] [python] [test] [long]
 # Installs nothing that is there already; uses sudo only when not root.
 set -euo pipefail
 
 build="gcc g++ cmake ninja-build pkg-config make libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
   protobuf-compiler libprotobuf-dev grpc-proto libuv1-dev libjemalloc-dev libjansson-dev
   libpcre2-dev libutf8proc-dev libinih-dev libssl-dev"
-test="libcmocka-dev clang clang-format python3 python3-venv git"
+python="python3 python3-venv"
+test="libcmocka-dev clang clang-format git $python"
 long="clang-tidy libclang-rt-14-dev debootstrap"
 
 wanted=""
 for group in "${@:-build}"; do
   case "$group" in
     build) wanted="$wanted $build" ;;
+    python) wanted="$wanted $python" ;;
     test) wanted="$wanted $test" ;;
     long) wanted="$wanted $long" ;;
-    *) echo "deps.sh: unknown group '$group': build, test and long exist" >&2; exit 2 ;;
+    *) echo "deps.sh: unknown group '$group': build, python, test and long exist" >&2; exit 2 ;;
   esac
 done
 
@@ -25,7 +27,6 @@ for package in $wanted; do
     missing="$missing $package"
   fi
 done
-# A python3 that brings venv itself serves where Debian's is not the one on PATH.
 if [ -n "$missing" ]; then
   as_root=""
   if [ "$(id -u)" -ne 0 ]; then
