@@ -1,7 +1,11 @@
 /* NFC segment by segment: a segment runs from one character that never combines with what stands
  * before it to the next. utf8proc supplies decompositions, combining classes and compositions; the
  * canonical ordering is ours, because utf8proc's is quadratic in a long run of marks and a client
- * chooses the text. */
+ * chooses the text.
+ *
+ * The library's tables are those of Unicode 9. A mark that came later has no combining class there:
+ * it stays where it stands, and neither moves nor lets anything past. Models were trained on that,
+ * so it is kept. */
 #include "text/nfc.h"
 
 #include <string.h>
@@ -36,9 +40,42 @@ bool nfc_is_plain(const char *text, size_t n)
     return true;
 }
 
+/* Marks with a combining class that came between Unicode 10 and 14, and U+11930, the second half of
+ * the one composition that came in that time (U+11938). */
+static const struct {
+    utf8proc_int32_t first;
+    utf8proc_int32_t last;
+} nfc_newer[] = {
+    {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
+    {0x0C3C, 0x0C3C},   {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},   {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+    {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
+    {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34},
+    {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45},
+    {0x11D97, 0x11D97}, {0x16FF0, 0x16FF1}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
+    {0x1E2EC, 0x1E2EF},
+};
+
+static bool nfc_is_newer(utf8proc_int32_t cp)
+{
+    size_t low = 0;
+    size_t high = ARRAY_N(nfc_newer);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (cp > nfc_newer[middle].last) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < ARRAY_N(nfc_newer) && cp >= nfc_newer[low].first;
+}
+
 static unsigned nfc_class(utf8proc_int32_t cp)
 {
-    return (unsigned)utf8proc_get_property(cp)->combining_class;
+    unsigned cp_class = (unsigned)utf8proc_get_property(cp)->combining_class;
+    return cp_class != 0 && nfc_is_newer(cp) ? 0 : cp_class;
 }
 
 /* Whether a character never combines with the one before it. */
@@ -50,9 +87,10 @@ static bool nfc_is_border(uint32_t cp)
     if (cp >= HANGUL_VOWEL && cp <= HANGUL_LAST) {
         return false;
     }
-    const utf8proc_property_t *property = utf8proc_get_property((utf8proc_int32_t)cp);
-    return property->combining_class == 0 && property->category != UTF8PROC_CATEGORY_MN &&
-           property->category != UTF8PROC_CATEGORY_MC && property->category != UTF8PROC_CATEGORY_ME;
+    int category = utf8proc_get_property((utf8proc_int32_t)cp)->category;
+    bool is_mark = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+                   category == UTF8PROC_CATEGORY_ME;
+    return !is_mark || nfc_is_newer((utf8proc_int32_t)cp);
 }
 
 static void nfc_sort_short(utf8proc_int32_t *cps, size_t n)

@@ -180,25 +180,8 @@ static int template_ids(const struct tokenizer *tk, const json_t *step, const js
     return 0;
 }
 
-/* Puts the ids of this template round those of the templates before it. */
-static int template_wrap(struct tokenizer *tk, const struct id_list *before,
-                         const struct id_list *after, struct err *err)
-{
-    if (tk->before.n + before->n > LIMIT_TEMPLATE_TOKENS ||
-        tk->after.n + after->n > LIMIT_TEMPLATE_TOKENS) {
-        return template_refuse(tk, "too many special tokens", err);
-    }
-    memmove(tk->before.ids + before->n, tk->before.ids, tk->before.n * sizeof tk->before.ids[0]);
-    memcpy(tk->before.ids, before->ids, before->n * sizeof before->ids[0]);
-    memcpy(tk->after.ids + tk->after.n, after->ids, after->n * sizeof after->ids[0]);
-    tk->before.n += before->n;
-    tk->after.n += after->n;
-    return 0;
-}
-
 static int load_template(struct tokenizer *tk, const json_t *step, struct err *err)
 {
-    struct id_list sides[2] = {{.n = 0}, {.n = 0}};
     const json_t *single = json_object_get(step, "single");
     const json_t *piece;
     size_t index;
@@ -210,7 +193,7 @@ static int load_template(struct tokenizer *tk, const json_t *step, struct err *e
         const char *text_id = json_string_value(json_object_get(text, "id"));
         int rc = 0;
         if (special) {
-            rc = template_ids(tk, step, special, &sides[texts > 0], err);
+            rc = template_ids(tk, step, special, texts > 0 ? &tk->after : &tk->before, err);
         } else if (text_id && strcmp(text_id, "A") == 0) {
             texts++;
         } else {
@@ -220,10 +203,7 @@ static int load_template(struct tokenizer *tk, const json_t *step, struct err *e
             return rc;
         }
     }
-    if (texts != 1) {
-        return template_refuse(tk, "\"single\" must hold the text once", err);
-    }
-    return template_wrap(tk, &sides[0], &sides[1], err);
+    return texts == 1 ? 0 : template_refuse(tk, "\"single\" must hold the text once", err);
 }
 
 static int load_post_processor(struct tokenizer *tk, const json_t *step, const char *type,
