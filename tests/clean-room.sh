@@ -46,7 +46,7 @@ cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 for conf in /etc/apt/apt.conf.d/*; do
   case "$(basename "$conf")" in
     *docker* | *autoremove*) ;;
-    *) grep -qiE 'proxy|verify|artifact' "$conf" && cp "$conf" "$root/etc/apt/apt.conf.d/" ;;
+    *) grep -qiE 'proxy|verify|check-' "$conf" && cp "$conf" "$root/etc/apt/apt.conf.d/" ;;
   esac
 done || true
 
