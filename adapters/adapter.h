@@ -31,9 +31,9 @@ struct adapter {
     char kind[16];                   /* "lora"; "" before the first load */
     char revision[SHA256_HEX_BYTES]; /* content hash; "" when nothing is loaded */
     enum adapter_state state;
-    bool is_loading; /* a (newer) version is being prepared */
-    uint64_t host_bytes;
-    uint64_t device_bytes;
+    bool is_loading;          /* a (newer) version is being prepared */
+    uint64_t host_bytes;      /* of a version on its way to the device */
+    uint64_t device_bytes;    /* all its versions in device memory, retiring ones included */
     uint32_t rank_max;        /* largest low rank; 0 when it has none */
     uint32_t modules_applied; /* sites changed */
     uint32_t modules_total;   /* sites its files name: equal, or the load was refused */
@@ -50,7 +50,8 @@ struct adapter {
 };
 
 enum adapter_op_type {
-    ADAPTER_OP_LOAD,   /* (re)load the folder `name`; waits for the outcome */
+    ADAPTER_OP_LOAD,   /* (re)load the folder `name`; waits for the outcome of a read that began
+                        * after the question came, so that a change made before it is seen */
     ADAPTER_OP_UNLOAD, /* free its memory as soon as no sequence runs on it; answers at once */
     ADAPTER_OP_GET,
     ADAPTER_OP_LIST, /* all, sorted by name */
@@ -68,6 +69,10 @@ struct adapter_op {
     uint32_t out_n;
     bool is_unchanged; /* LOAD: the content was already serving; nothing was done */
     struct err err;    /* code 0 = success */
+    /* the registry's while it has the op */
+    struct adapter_op *next;
+    uint64_t attempt;
+    uint64_t arrival;
 };
 
 /* True when s is a legal name: [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])? */

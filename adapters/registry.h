@@ -27,23 +27,27 @@ struct registry_config {
     bool (*submit)(void *arg, struct prepare_job *job);
     void *arg;
     size_t copy_bytes_max; /* bytes that one registry_progress call may copy */
+    uint32_t rank_max;     /* kern_open's: sum of ranks a row may meet in one linear group; 0 = any
+                            */
 };
 
-/* All memory is taken here; nothing is allocated later. */
+/* All memory is taken here; nothing is allocated later. The kern must be open for LIMIT_VERSIONS
+ * version slots. */
 int registry_new(const struct registry_config *config, struct registry **out, struct err *err);
+
+/* Not the sealed engine thread; no job may be out. Ops that were not answered stay the asker's. */
 void registry_free(struct registry *registry);
 
 /* Makes a name known (start-up scan). */
 int registry_add(struct registry *registry, const char *name, struct err *err);
 
-/* A request's hold on its adapters. Zero-initialise. While it waits it remembers which load attempt
- * it waits for, so that it gets that attempt's error. */
+/* A request's hold on its adapters. Zero-initialise; `version` and `n` are for reading while it is
+ * held, the rest is the registry's. */
 struct lease {
-    uint32_t version[LIMIT_REQUEST_ADAPTERS]; /* version slots once held */
-    uint64_t attempt[LIMIT_REQUEST_ADAPTERS]; /* 0 = none */
-    uint64_t waiter; /* arrival number among waiters, 0 = not waiting yet */
+    uint32_t version[LIMIT_REQUEST_ADAPTERS]; /* version slots, in the order wanted */
     uint32_t n;
     bool is_held;
+    uint32_t waiter; /* index + 1 among those who wait, 0 = not waiting */
 };
 
 /* What a request wants, in terms of this room. */
@@ -60,8 +64,14 @@ struct lease_answer {
 };
 
 /* Tries to pin every adapter wanted, all or none. 0: held, out->revisions are filled.
- * ERR_ADAPTER_LOADING: not yet; call again after registry_progress reported a change (with
- * fail_if_cold it is final). Anything else is final; out->err says why. */
+ * ERR_ADAPTER_LOADING: not yet; what is missing is being loaded; call again, with the same want,
+ * after registry_progress reported a change. Anything else is final, the lease is zeroed and
+ * out->err says why. With fail_if_cold ERR_ADAPTER_LOADING is final too, and nothing was started.
+ *
+ * A request gets the error of the load it waited for. Only current versions are handed out: a
+ * revision that is not the current one is refused. Waiters are served so that nobody starves:
+ * versions that an older waiter needs are not evicted for younger ones, and when somebody waits for
+ * memory, only LIMIT_ADAPTER_OVERTAKES younger requests are let past. */
 int registry_acquire(struct registry *registry, const struct lease_want *want, struct lease *lease,
                      int64_t now_ns, struct lease_answer *out);
 
@@ -77,6 +87,7 @@ void registry_cancel(struct registry *registry, uint64_t op_key);
 /* Next answered op, or NULL. */
 struct adapter_op *registry_answered(struct registry *registry);
 
+/* A job that was submitted has run. */
 void registry_job_done(struct registry *registry, struct prepare_job *job, int64_t now_ns);
 
 /* Copies at most copy_bytes_max towards the device, evicts, retries what could not be submitted.
@@ -87,6 +98,9 @@ bool registry_progress(struct registry *registry, int64_t now_ns, bool *out_busy
  * next step. Returns false when there are no more. */
 bool registry_next_change(struct registry *registry, uint32_t *out_version,
                           const void **out_block_dev);
+
+/* Jobs handed out and not yet back: the daemon may end when there are none. */
+uint32_t registry_job_n(const struct registry *registry);
 
 /* For tests and statistics. */
 size_t registry_pool_used(const struct registry *registry);

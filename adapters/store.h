@@ -24,6 +24,10 @@ struct store_config {
     const struct model_desc *desc;
     const struct kern *kern; /* packs the factors */
     enum dtype held;
+    /* Tests only, else NULL: called when the files of `name` were read, before they are compared
+     * with what lies on the disk by then. */
+    void (*after_read)(void *arg, const char *name);
+    void *arg;
 };
 
 /* An adapter's content, complete and immutable, in host memory. */
@@ -34,12 +38,13 @@ struct version {
     void *block;                     /* kernels/effect.h; NULL once it was freed */
     size_t block_bytes;
     uint32_t rank_max;
+    uint32_t group_rank; /* largest sum of ranks over the sites of one linear group */
     uint32_t modules_applied;
     uint32_t modules_total;
     float conversion_error;
 };
 
-/* Order to prepare one version; sent to the loop as a struct job and back. */
+/* Order to prepare one version, or to discard one; sent to the loop as a struct job and back. */
 struct prepare_job {
     struct job job;
     const struct store *store;
@@ -62,6 +67,10 @@ int store_scan(const struct store *store, char (**out_names)[LIMIT_ADAPTER_NAME_
 /* Does what a prepare_job asks (its job.run points here). Io worker or test; blocks, allocates.
  * A folder that changes while it is read is read once more, then refused with ERR_CONFLICT. */
 void store_prepare(struct job *job);
+
+/* Frees job->version (job.run points here when the registry is done with the host copy; the engine
+ * thread may not touch the heap). Any thread that may. */
+void store_discard(struct job *job);
 
 void version_free(struct version *version);
 

@@ -27,6 +27,9 @@
 #define LIMIT_ADAPTERS           4096 /* names known */
 #define LIMIT_VERSIONS           8192 /* versions in memory, retiring ones included */
 #define LIMIT_LOWRANK_RANK       4096
+#define LIMIT_ADAPTER_JOBS       16 /* versions being read or waiting in host memory */
+#define LIMIT_ADAPTER_OVERTAKES  64 /* requests let past one that waits for adapter memory */
+#define LIMIT_ADAPTER_FILE_BYTES (4ull << 30)
 
 /* Models */
 #define LIMIT_LAYERS      256
@@ -55,13 +58,20 @@
 #define LIMIT_TENSOR_FILES         1024        /* files of one checkpoint */
 
 /* Server */
-#define LIMIT_CONNECTIONS 4096
-#define LIMIT_CALL_BUFFER (64u << 10) /* bytes of output waiting for one slow client */
-#define LIMIT_THREADS     256
+#define LIMIT_CONNECTIONS   4096
+#define LIMIT_CALL_BUFFER   (64u << 10) /* bytes of output waiting for one slow client */
+#define LIMIT_LIVE          8192        /* requests and adapter operations in the daemon */
+#define LIMIT_SESSION_LANES 1024        /* unfinished requests of one Session */
+#define LIMIT_ABORT_IDS     1024
+#define LIMIT_ADDRESSES     8 /* --listen */
+#define LIMIT_THREADS       256
 
 _Static_assert(LIMIT_KV_PAGE % LIMIT_PROMPT_CUT == 0, "a prompt chunk ends on a page border");
 _Static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,
                "a step holds a row of every sequence and one prompt chunk");
+_Static_assert((LIMIT_LIVE & (LIMIT_LIVE - 1)) == 0, "rings are sized by it");
+_Static_assert(LIMIT_LIVE >= LIMIT_QUEUE + LIMIT_SEQUENCES,
+               "the engine's queue is what fills up, not the server's table");
 _Static_assert(LIMIT_VERSIONS >= 2 * LIMIT_ADAPTERS, "every name may have a retiring version");
 
 #endif

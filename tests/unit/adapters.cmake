@@ -1,0 +1,1 @@
+graft_test(adapters_test unit/adapters_test.c adapters)
