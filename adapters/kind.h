@@ -24,7 +24,6 @@ struct adapter_file {
 };
 
 struct adapter_source {
-    const char *name; /* the adapter's, for errors */
     const struct adapter_file *files;
     uint32_t file_n;
 };
@@ -41,7 +40,8 @@ struct parsed_lowrank {
     const char *b_name;
 };
 
-/* What parse emits. */
+/* What parse emits. The store calls arena_init before parse and arena_done when it is through,
+ * also after a failure. */
 struct parsed_adapter {
     struct arena arena;
     struct parsed_lowrank *lowranks; /* at most one per site */
@@ -54,6 +54,11 @@ struct adapter_kind {
     /* The files of a folder this kind is recognised by, and those it reads (NULL-terminated). */
     const char *const *marker_files;
     const char *const *files;
+    /* The same content in a format that is not read because it can run code: a folder that has
+     * one of these instead of a file above is told so. NULL-terminated. */
+    const char *const *unsafe_files;
+    /* Every file of `files` is there. Errors name the file or the tensor; the store puts the
+     * adapter's name before them. */
     int (*parse)(const struct adapter_source *source, const struct model_desc *desc,
                  struct parsed_adapter *out, struct err *err);
 };

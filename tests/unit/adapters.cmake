@@ -1,1 +1,6 @@
 graft_test(adapters_test unit/adapters_test.c adapters)
+graft_test(registry_test unit/registry_test.c adapters)
+graft_test(store_test unit/store_test.c adapters)
+graft_test(adapters_malformed_test unit/adapters_malformed_test.c adapters)
+graft_test(lora_test unit/lora_test.c adapters kern_ref)
+target_sources(lora_test PRIVATE golden/golden_adapter.c)
