@@ -12,6 +12,7 @@
 #define PRINTF_FMT(fmt_index, arg_index) __attribute__((format(printf, fmt_index, arg_index)))
 #define NORETURN                         __attribute__((noreturn))
 #define UNUSED                           __attribute__((unused))
+#define ALWAYS_INLINE                    inline __attribute__((always_inline))
 #define LIKELY(x)                        __builtin_expect(!!(x), 1)
 #define UNLIKELY(x)                      __builtin_expect(!!(x), 0)
 

@@ -1,0 +1,197 @@
+/* Row functions, written once over `struct vec`.
+ *
+ * Order: a sum over n elements is 16 partial sums, lane i taking elements i, i + 16, ..., joined by
+ * vec_sum. The last vector of a row is filled with zeros (or masked) and goes the same way. */
+#ifndef KERNELS_CPU_PATH_ROWS_H
+#define KERNELS_CPU_PATH_ROWS_H
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/path.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/fmath.h"
+
+static ALWAYS_INLINE struct vec rows_load(const float *p, uint32_t n)
+{
+    return n >= VEC_N ? vec_load(p) : vec_load_n(p, n);
+}
+
+static ALWAYS_INLINE void rows_store(float *p, struct vec a, uint32_t n)
+{
+    if (n >= VEC_N) {
+        vec_store(p, a);
+    } else {
+        vec_store_n(p, a, n);
+    }
+}
+
+/* Stores elements [i, min(i + 16, n)) of a row of the held type. */
+static ALWAYS_INLINE void rows_store_held(enum dtype held, void *row, uint32_t i, struct vec a,
+                                          uint32_t n)
+{
+    uint16_t tail[VEC_N];
+    if (held == DTYPE_F32) {
+        rows_store((float *)row + i, a, n - i);
+    } else if (n - i >= VEC_N) {
+        vec_store_bf16((uint16_t *)row + i, a);
+    } else {
+        vec_store_bf16(tail, a);
+        memcpy((uint16_t *)row + i, tail, (n - i) * sizeof tail[0]);
+    }
+}
+
+static inline float rows_inverse_rms(struct vec squares, uint32_t n, float eps)
+{
+    return 1.0f / sqrtf(vec_sum(squares) / (float)n + eps);
+}
+
+static inline void rows_join(enum dtype held, const struct cpu_join_row *row)
+{
+    struct vec squares = vec_set1(0.0f);
+    for (uint32_t i = 0; i < row->n; i += VEC_N) {
+        uint32_t left = row->n - i;
+        struct vec h = rows_load(row->h + i, left);
+        if (row->p0) {
+            struct vec sum = rows_load(row->p0 + i, left);
+            if (row->p1) {
+                sum = vec_add(sum, rows_load(row->p1 + i, left));
+            }
+            h = vec_fma(vec_set1(row->multiplier), sum, h);
+            rows_store(row->h + i, h, left);
+        }
+        squares = vec_fma(h, h, squares);
+    }
+    struct vec inverse = vec_set1(rows_inverse_rms(squares, row->n, row->eps));
+    for (uint32_t i = 0; i < row->n; i += VEC_N) {
+        struct vec h = vec_mul(rows_load(row->h + i, row->n - i), inverse);
+        h = vec_mul(h, rows_load(row->gain + i, row->n - i));
+        rows_store_held(held, row->x, i, h, row->n);
+    }
+}
+
+static inline void rows_act_mul(enum dtype held, const float *gate, const float *up, uint32_t n,
+                                void *out)
+{
+    const struct vec one = vec_set1(1.0f);
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec g = rows_load(gate + i, n - i);
+        struct vec e = vec_exp(vec_sub(vec_set1(0.0f), g));
+        struct vec silu = vec_div(g, vec_add(one, e));
+        rows_store_held(held, out, i, vec_mul(silu, rows_load(up + i, n - i)), n);
+    }
+}
+
+static inline void rows_to_held(enum dtype held, const float *x, float factor, uint32_t n,
+                                void *out)
+{
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec a = vec_mul(rows_load(x + i, n - i), vec_set1(factor));
+        rows_store_held(held, out, i, a, n);
+    }
+}
+
+static inline void rows_add(float *x, const float *y, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        rows_store(x + i, vec_add(rows_load(x + i, n - i), rows_load(y + i, n - i)), n - i);
+    }
+}
+
+static inline void rows_scale(float *x, float factor, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        rows_store(x + i, vec_mul(rows_load(x + i, n - i), vec_set1(factor)), n - i);
+    }
+}
+
+static inline void rows_norm(float *x, const float *gain, float eps, uint32_t n)
+{
+    struct vec squares = vec_set1(0.0f);
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec a = rows_load(x + i, n - i);
+        squares = vec_fma(a, a, squares);
+    }
+    struct vec inverse = vec_set1(rows_inverse_rms(squares, n, eps));
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec a = vec_mul(rows_load(x + i, n - i), inverse);
+        rows_store(x + i, vec_mul(a, rows_load(gain + i, n - i)), n - i);
+    }
+}
+
+static inline void rows_rope(float *x, const float *cos_sin, uint32_t half)
+{
+    const struct vec zero = vec_set1(0.0f);
+    for (uint32_t i = 0; i < half; i += VEC_N) {
+        uint32_t left = half - i;
+        struct vec a = rows_load(x + i, left);
+        struct vec b = rows_load(x + half + i, left);
+        struct vec c = rows_load(cos_sin + i, left);
+        struct vec s = rows_load(cos_sin + half + i, left);
+        rows_store(x + i, vec_fma(a, c, vec_sub(zero, vec_mul(b, s))), left);
+        rows_store(x + half + i, vec_fma(b, c, vec_mul(a, s)), left);
+    }
+}
+
+static inline float rows_softmax(const struct cpu_softmax *p)
+{
+    const struct vec lowest = vec_set1(-INFINITY);
+    const struct vec scale = vec_set1(p->scale);
+    struct vec top = lowest;
+    for (uint32_t i = 0; i < p->valid; i += VEC_N) {
+        struct vec s = vec_mul(vec_load(p->s + i), scale);
+        s = vec_first(s, MIN(VEC_N, p->valid - i), lowest);
+        vec_store(p->s + i, s);
+        top = vec_max(top, s);
+    }
+    float page = vec_largest(top);
+    float largest = page > *p->largest ? page : *p->largest;
+    float sums[VEC_N];
+    vec_store(sums, vec_exp(vec_set1(*p->largest - largest)));
+    float factor = sums[0];
+    struct vec sum = vec_set1(0.0f);
+    for (uint32_t i = 0; i < LIMIT_KV_PAGE; i += VEC_N) {
+        struct vec e = vec_set1(0.0f);
+        if (i < p->valid) {
+            e = vec_exp(vec_sub(vec_load(p->s + i), vec_set1(largest)));
+            e = vec_first(e, MIN(VEC_N, p->valid - i), vec_set1(0.0f));
+        }
+        vec_store(p->s + i, e);
+        sum = vec_add(sum, e);
+    }
+    *p->largest = largest;
+    *p->sum = *p->sum * factor + vec_sum(sum);
+    return factor;
+}
+
+/* ln of the sum of e^l; a NaN counts as -INFINITY, an infinity as the largest float. */
+static inline float rows_lse(const float *logits, uint32_t n)
+{
+    const struct vec lowest = vec_set1(-INFINITY);
+    const struct vec highest = vec_set1(FLT_MAX);
+    struct vec top = lowest;
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec l = vec_first(rows_load(logits + i, n - i), MIN(VEC_N, n - i), lowest);
+        top = vec_max(vec_min(l, highest), top);
+    }
+    float largest = vec_largest(top);
+    if (largest == -INFINITY) {
+        return largest;
+    }
+    struct vec sum = vec_set1(0.0f);
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec l = vec_min(vec_max(rows_load(logits + i, n - i), lowest), highest);
+        struct vec e = vec_exp(vec_sub(l, vec_set1(largest)));
+        sum = vec_add(sum, vec_first(e, MIN(VEC_N, n - i), vec_set1(0.0f)));
+    }
+    return largest + (float)fmath_log(vec_sum(sum));
+}
+
+#define ROWS_TABLE                                                                                 \
+    {                                                                                              \
+        rows_join, rows_act_mul, rows_to_held, rows_add, rows_scale, rows_norm, rows_rope,         \
+            rows_softmax, rows_lse                                                                 \
+    }
+
+#endif
