@@ -1,0 +1,208 @@
+/* Builds batches row by row and reads logits back through the head op once more: sampling may
+ * overwrite those of the step itself. */
+#include "tests/test.h"
+
+#include "tests/golden/golden.h"
+
+#include <stdio.h>
+
+#include "base/base.h"
+#include "base/mem.h"
+#include "kernels/effect.h"
+#include "model/walk_int.h"
+#include "tests/golden/golden_adapter.h"
+
+#define GOLDEN_PAGES    8
+#define GOLDEN_RANK_MAX 128
+
+static const struct batch_limits limits = {
+    .row_max = GOLDEN_ROWS_MAX,
+    .seq_max = 1,
+    .page_max = GOLDEN_PAGES,
+    .seg_max = GOLDEN_SEGS_MAX,
+    .seg_row_max = GOLDEN_SEGS_MAX * GOLDEN_ROWS_MAX,
+    .sample_max = GOLDEN_ROWS_MAX,
+};
+
+static bool golden_can_open(const struct golden_backend *backend)
+{
+    struct kern_dev *dev = NULL;
+    struct kern_open args = {.isa = backend->isa,
+                             .is_stand_in = backend->is_stand_in,
+                             .thread_n = 1,
+                             .held = DTYPE_F32,
+                             .row_max = 1,
+                             .slot_max = 1,
+                             .version_max = 1,
+                             .k_max = 64,
+                             .n_max = 64,
+                             .vocab_n = 64,
+                             .rank_max = 64};
+    if (backend->kern->open(&args, &dev, NULL) != 0) {
+        return false;
+    }
+    backend->kern->close(dev);
+    return true;
+}
+
+uint32_t golden_backends(struct golden_backend *list, uint32_t max)
+{
+    uint32_t n = 0;
+    list[n++] = (struct golden_backend){.name = "ref", .kern = &kern_ref};
+    for (enum kern_isa isa = KERN_ISA_PORTABLE; isa < KERN_ISA_N; isa++) {
+        for (int stand_in = 0; stand_in < 2; stand_in++) {
+            struct golden_backend backend = {
+                .kern = &kern_cpu, .isa = isa, .is_stand_in = stand_in == 1};
+            snprintf(backend.name, sizeof backend.name, "cpu %s%s", kern_isa_word(isa),
+                     stand_in ? " stand-in" : "");
+            bool has_stand_in = isa == KERN_ISA_AVX512BF16 || isa == KERN_ISA_AMX;
+            if (n < max && (!stand_in || has_stand_in) && golden_can_open(&backend)) {
+                list[n++] = backend;
+            }
+        }
+    }
+    return n;
+}
+
+static void golden_check(int rc, const struct err *err)
+{
+    if (rc) {
+        fail_msg("%s: %s", err_name(rc), err->text);
+    }
+}
+
+static void golden_open_device(struct golden *g, const struct golden_backend *backend)
+{
+    struct err err = {0};
+    struct model *m = &g->model;
+    struct kern_open args = {.isa = backend->isa,
+                             .is_stand_in = backend->is_stand_in,
+                             .thread_n = 2,
+                             .held = m->held,
+                             .row_max = GOLDEN_ROWS_MAX,
+                             .slot_max = 1,
+                             .version_max = GOLDEN_SEGS_MAX,
+                             .rank_max = GOLDEN_RANK_MAX};
+    struct kern_kv kv = {.layer_n = m->desc.kv_layer_n,
+                         .page_n = GOLDEN_PAGES,
+                         .kv_head_n = m->desc.kv_head_n,
+                         .head_dim = m->desc.head_dim};
+    model_kern_limits(&m->desc, &args);
+    golden_check(m->kern->open(&args, &m->dev, &err), &err);
+    golden_check(m->kern->kv_open(m->dev, &kv, &err), &err);
+}
+
+static void golden_load_adapter(struct golden *g, const char *dir, const char *name, uint32_t i)
+{
+    const struct model *m = &g->model;
+    struct err err = {0};
+    size_t bytes = 0;
+    void *block = golden_adapter_read(dir, name, m, &bytes);
+    golden_check(m->kern->reserve(m->dev, bytes, &g->blocks[i], &err), &err);
+    m->kern->put(m->dev, g->blocks[i], block, bytes);
+    m->kern->set_version(m->dev, i, g->blocks[i]);
+    mem_free(block);
+}
+
+void golden_open(struct golden *g, const struct golden_backend *backend, const char *name)
+{
+    char dir[512];
+    char path[600];
+    struct err err = {0};
+    *g = (struct golden){0};
+    snprintf(dir, sizeof dir, "%s/tests/golden/%s", TEST_ROOT, name);
+    golden_check(model_desc_read(dir, &g->model.desc, &err), &err);
+    g->model.kern = backend->kern;
+    g->model.held = model_default_held(&g->model.desc);
+    golden_open_device(g, backend);
+    golden_check(model_load(&g->model, dir, &err), &err);
+    golden_check(walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, 1, &err), &err);
+    golden_load_adapter(g, dir, "a", 0);
+    golden_load_adapter(g, dir, "b", 1);
+    g->batch = mem_zalloc(batch_bytes(&limits));
+    batch_init(g->batch, &limits);
+    snprintf(path, sizeof path, "%s/golden.safetensors", dir);
+    golden_check(tensor_set_open(&g->expected, path, &err), &err);
+}
+
+void golden_close(struct golden *g)
+{
+    tensor_set_close(&g->expected);
+    g->model.kern->close(g->model.dev);
+    model_done(&g->model);
+    mem_free(g->batch);
+}
+
+void golden_restart(struct golden *g)
+{
+    g->token_n = 0;
+}
+
+static void golden_fill_segs(struct batch *b, const struct golden_run *run)
+{
+    for (uint32_t i = 0; i < run->seg_n; i++) {
+        batch_segs(b)[b->seg_n++] = (struct batch_seg){.version = run->segs[i].version,
+                                                       .order = i,
+                                                       .row_first = b->seg_row_n,
+                                                       .row_n = b->row_n};
+        for (uint32_t row = 0; row < b->row_n; row++) {
+            batch_seg_rows(b)[b->seg_row_n++] =
+                (struct batch_seg_row){.row = row, .weight = run->segs[i].weight};
+        }
+    }
+}
+
+static void golden_fill(struct golden *g, const struct golden_run *run, const int32_t *tokens,
+                        uint32_t n, bool is_prompt)
+{
+    struct batch *b = g->batch;
+    batch_clear(b);
+    b->row_n = n;
+    b->sample_n = n;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t flags = (is_prompt ? BATCH_ROW_PROMPT : 0) | (tokens ? 0 : BATCH_ROW_FROM_SLOT);
+        batch_rows(b)[i] = (struct batch_row){
+            .token = tokens ? (uint32_t)tokens[i] : 0, .pos = g->token_n + i, .flags = flags};
+        batch_samples(b)[i] = (struct batch_sample){.row = i,
+                                                    .pos = g->token_n + i + 1,
+                                                    .top_p = 1,
+                                                    .repetition_penalty = 1,
+                                                    .top_logprobs = -1};
+    }
+    g->token_n += n;
+    b->seq_n = 1;
+    b->page_n = DIV_UP(g->token_n, LIMIT_KV_PAGE);
+    ASSERT_CMP(b->page_n, <=, GOLDEN_PAGES);
+    for (uint32_t i = 0; i < b->page_n; i++) {
+        batch_pages(b)[i] = (5 + 3 * i) % GOLDEN_PAGES;
+    }
+    batch_seqs(b)[0] = (struct batch_seq){.row_n = n, .page_n = b->page_n};
+    golden_fill_segs(b, run);
+}
+
+static void golden_read_logits(struct golden *g, float *logits)
+{
+    const struct model *m = &g->model;
+    struct kern_step step = walk_view(&g->walk, g->batch);
+    m->kern->begin_step(m->dev, &step);
+    m->kern->head(m->dev, &(struct kern_head){.x = g->walk.x,
+                                              .w = m->head,
+                                              .vocab_n = m->desc.vocab_n,
+                                              .hidden = m->desc.hidden,
+                                              .logits = g->walk.logits});
+    assert_int_equal(m->kern->end_step(m->dev), 0);
+    m->kern->get(m->dev, logits, g->walk.logits,
+                 (size_t)g->batch->sample_n * m->desc.vocab_n * sizeof *logits);
+}
+
+uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32_t *tokens,
+                     uint32_t n, bool is_prompt, float *logits)
+{
+    static struct batch_token out[GOLDEN_ROWS_MAX];
+    golden_fill(g, run, tokens, n, is_prompt);
+    assert_int_equal(walk_step(&g->walk, g->batch, out), 0);
+    if (logits) {
+        golden_read_logits(g, logits);
+    }
+    return out[n - 1].token;
+}

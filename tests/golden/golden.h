@@ -1,0 +1,60 @@
+/* A model on a backend, fed by hand: what the golden tests run.
+ *
+ * One sequence in slot 0, its KV pages in scattered order; every row of a step is sampled, so that
+ * its logits can be read back. */
+#ifndef TESTS_GOLDEN_H
+#define TESTS_GOLDEN_H
+
+#include "kernels/kern.h"
+#include "model/model.h"
+#include "model/safetensors.h"
+#include "model/walk.h"
+
+#define GOLDEN_ROWS_MAX 160
+#define GOLDEN_STEPS    64
+#define GOLDEN_SEGS_MAX 2
+
+struct golden_backend {
+    char name[32]; /* "cpu avx512" */
+    const struct kern *kern;
+    enum kern_isa isa;
+    bool is_stand_in;
+};
+
+/* The adapters of one run, in request order: version slot and weight. */
+struct golden_seg {
+    uint32_t version;
+    float weight;
+};
+
+struct golden_run {
+    const char *name; /* "pair": the prefix of its tensors */
+    uint32_t seg_n;
+    struct golden_seg segs[GOLDEN_SEGS_MAX];
+};
+
+struct golden {
+    struct model model;
+    struct walk walk;
+    struct batch *batch;
+    void *blocks[GOLDEN_SEGS_MAX]; /* effect blocks, device memory */
+    struct tensor_set expected;
+    uint32_t token_n; /* positions fed so far */
+};
+
+/* The next n backends that can run here, ref first, into list; returns their number. */
+uint32_t golden_backends(struct golden_backend *list, uint32_t max);
+
+/* Opens tests/golden/<name> on a backend, with its adapters a and b as versions 0 and 1. */
+void golden_open(struct golden *g, const struct golden_backend *backend, const char *name);
+void golden_close(struct golden *g);
+
+/* A new sequence. */
+void golden_restart(struct golden *g);
+
+/* One step of n rows at the next positions; logits [n, vocab] may be NULL. tokens NULL: one row
+ * whose input is the last token sampled. Returns the token sampled from the last row. */
+uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32_t *tokens,
+                     uint32_t n, bool is_prompt, float *logits);
+
+#endif

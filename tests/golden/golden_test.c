@@ -1,0 +1,159 @@
+/* Every family, base and adapters, against what transformers and peft compute (tests/oracle):
+ * logits of prompt positions fed in three ways, and a greedy continuation. */
+#include "tests/test.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/base.h"
+#include "base/mem.h"
+#include "tests/golden/golden.h"
+
+#define BACKENDS_MAX 8
+
+/* Of the row's largest |logit|. */
+#define TOLERANCE_F32  1e-4
+#define TOLERANCE_BF16 1e-2
+
+enum feed { FEED_WHOLE, FEED_SPLIT, FEED_SINGLE, FEED_N };
+
+static const char *const feed_words[FEED_N] = {"whole", "split at 64", "token by token"};
+
+static const struct golden_run runs[] = {
+    {.name = "base"},
+    {.name = "a", .seg_n = 1, .segs = {{0, 1}}},
+    {.name = "b", .seg_n = 1, .segs = {{1, 1}}},
+    {.name = "pair", .seg_n = 2, .segs = {{0, 0.7f}, {1, -0.4f}}},
+};
+
+static struct golden_backend backends[BACKENDS_MAX];
+static uint32_t backend_n;
+
+static const struct tensor *expected(const struct golden *g, const char *run, const char *what)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", run, what);
+    const struct tensor *t = tensor_set_find(&g->expected, name);
+    assert_non_null(t);
+    return t;
+}
+
+/* Feeds the prompt and keeps the logits of all its rows; returns the next token. */
+static uint32_t feed_prompt(struct golden *g, const struct golden_run *run, enum feed feed,
+                            float *logits)
+{
+    const struct tensor *prompt = tensor_set_find(&g->expected, "prompt");
+    assert_non_null(prompt);
+    uint32_t n = (uint32_t)prompt->dims[0];
+    int32_t tokens[GOLDEN_ROWS_MAX];
+    uint32_t piece[FEED_N] = {n, LIMIT_PROMPT_CUT, 1};
+    uint32_t next = 0;
+    assert_true(n <= GOLDEN_ROWS_MAX);
+    memcpy(tokens, prompt->data, n * sizeof *tokens);
+    golden_restart(g);
+    for (uint32_t at = 0; at < n; at += piece[feed]) {
+        next = golden_step(g, run, tokens + at, MIN(piece[feed], n - at), feed != FEED_SINGLE,
+                           logits + (size_t)at * g->model.desc.vocab_n);
+    }
+    return next;
+}
+
+/* The largest difference over all rows, as a share of the row's largest |logit|. */
+static double worst_logit(const struct golden *g, const struct golden_run *run, const float *logits)
+{
+    const struct tensor *want = expected(g, run->name, "logits");
+    const struct tensor *prompt = tensor_set_find(&g->expected, "prompt");
+    uint32_t vocab_n = g->model.desc.vocab_n;
+    assert_int_equal(want->dims[1], vocab_n);
+    const float *got = logits + (prompt->dims[0] - want->dims[0]) * vocab_n;
+    double worst = 0;
+    for (size_t row = 0; row < want->dims[0]; row++) {
+        double largest = 0;
+        double difference = 0;
+        for (size_t i = row * vocab_n; i < (row + 1) * vocab_n; i++) {
+            float w;
+            memcpy(&w, (const char *)want->data + i * sizeof w, sizeof w);
+            double d = fabs((double)w - (double)got[i]);
+            largest = fmax(largest, fabs((double)w));
+            difference = isnan(d) ? INFINITY : fmax(difference, d);
+        }
+        worst = fmax(worst, difference / largest);
+    }
+    return worst;
+}
+
+static void check_greedy(struct golden *g, const struct golden_run *run, uint32_t next,
+                         const char *label)
+{
+    const struct tensor *want = expected(g, run->name, "tokens");
+    int32_t tokens[GOLDEN_STEPS];
+    assert_int_equal(want->dims[0], GOLDEN_STEPS);
+    memcpy(tokens, want->data, sizeof tokens);
+    for (uint32_t i = 0; i < GOLDEN_STEPS; i++) {
+        if (next != (uint32_t)tokens[i]) {
+            fail_msg("%s, run %s: greedy token %u is %u, the reference has %d", label, run->name, i,
+                     next, tokens[i]);
+        }
+        next = golden_step(g, run, NULL, 1, false, NULL);
+    }
+}
+
+static void check_run(struct golden *g, const struct golden_run *run, const char *label)
+{
+    bool is_bf16 = g->model.held == DTYPE_BF16;
+    double tolerance = is_bf16 ? TOLERANCE_BF16 : TOLERANCE_F32;
+    size_t bytes = (size_t)GOLDEN_ROWS_MAX * g->model.desc.vocab_n * sizeof(float);
+    float *logits[FEED_N];
+    for (enum feed feed = 0; feed < FEED_N; feed++) {
+        logits[feed] = mem_zalloc(bytes);
+        uint32_t next = feed_prompt(g, run, feed, logits[feed]);
+        double worst = worst_logit(g, run, logits[feed]);
+        print_message("%s, run %s, %s: %.2e\n", label, run->name, feed_words[feed], worst);
+        if (worst > tolerance) {
+            fail_msg("%s, run %s, prompt %s: a logit differs by %.2e of the row's largest", label,
+                     run->name, feed_words[feed], worst);
+        }
+        if (!is_bf16 && feed != FEED_WHOLE) {
+            check_greedy(g, run, next, label);
+        }
+    }
+    /* The law of order: a split at 64 positions changes no bit. */
+    assert_memory_equal(logits[FEED_WHOLE], logits[FEED_SPLIT], bytes);
+    for (enum feed feed = 0; feed < FEED_N; feed++) {
+        mem_free(logits[feed]);
+    }
+}
+
+static void check_case(void **state)
+{
+    const char *name = *state;
+    for (uint32_t i = 0; i < backend_n; i++) {
+        char label[128];
+        struct golden g;
+        snprintf(label, sizeof label, "%s on %s", name, backends[i].name);
+        golden_open(&g, &backends[i], name);
+        for (size_t r = 0; r < ARRAY_N(runs); r++) {
+            check_run(&g, &runs[r], label);
+        }
+        golden_close(&g);
+    }
+}
+
+#define CASE(name)                                                                                 \
+    {                                                                                              \
+        name, check_case, NULL, NULL, (char[])                                                     \
+        {                                                                                          \
+            name                                                                                   \
+        }                                                                                          \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE("llama"),      CASE("llama-bias"), CASE("qwen2"),
+        CASE("qwen2-tied"), CASE("qwen3"),      CASE("llama-bf16"),
+        CASE("qwen2-bf16"), CASE("qwen3-bf16"), CASE("llama-f16"),
+    };
+    backend_n = golden_backends(backends, BACKENDS_MAX);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
