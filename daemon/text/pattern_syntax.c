@@ -6,7 +6,8 @@
 
 #include "text/utf8.h"
 
-#define WORD_PROPERTIES "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* The superscripts and fractions of Latin-1 are words to Oniguruma, though no property says so. */
+#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 struct syntax {
     const char *label;
@@ -50,6 +51,7 @@ static bool is_hex(char c)
  * take with their extensions unless told otherwise. */
 static int syntax_property(struct syntax *s)
 {
+    static const char alphabetic[] = "Alphabetic";
     size_t from = s->at;
     size_t open = from + 2;
     const char *close =
@@ -66,8 +68,9 @@ static int syntax_property(struct syntax *s)
             return syntax_refuse(s, from, end + 1 - from);
         }
     }
+    bool is_known = end - name == strlen(alphabetic) && syntax_is(s, name, alphabetic);
     buf_printf(s->out, "\\%c{%s%s%.*s}", s->source[from + 1], negated ? "^" : "",
-               end - name > 2 ? "sc:" : "", (int)(end - name), s->source + name);
+               end - name > 2 && !is_known ? "sc:" : "", (int)(end - name), s->source + name);
     s->at = end + 1;
     return 0;
 }
@@ -128,10 +131,10 @@ static int syntax_escape(struct syntax *s)
         text = "\\P{Nd}";
         break;
     case 'w':
-        text = s->in_set ? WORD_PROPERTIES : "[" WORD_PROPERTIES "]";
+        text = s->in_set ? WORD_SET : "[" WORD_SET "]";
         break;
     case 'W':
-        text = s->in_set ? NULL : "[^" WORD_PROPERTIES "]";
+        text = s->in_set ? NULL : "[^" WORD_SET "]";
         break;
     case 'v':
         text = "\\x{0b}";

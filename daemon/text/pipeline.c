@@ -186,6 +186,13 @@ static int load_template(struct tokenizer *tk, const json_t *step, struct err *e
     const json_t *piece;
     size_t index;
     size_t texts = 0;
+    if (tk->has_template) {
+        /* The second would take the first one's pieces for a pair of texts. */
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: a second post_processor of type TemplateProcessing is not implemented",
+                       tk->label);
+    }
+    tk->has_template = true;
     json_array_foreach(single, index, piece)
     {
         const json_t *special = json_object_get(piece, "SpecialToken");

@@ -62,6 +62,7 @@ struct tokenizer {
     bool is_ignoring_merges;
     bool is_nfc;
     bool is_byte_level;           /* a ByteLevel step was read */
+    bool has_template;            /* a TemplateProcessing step was read */
     struct trie raw_added;        /* added tokens found before normalisation */
     struct trie normalized_added; /* and after it */
     struct pattern *word;         /* one word character; NULL unless a token is single_word */

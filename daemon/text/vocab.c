@@ -428,7 +428,8 @@ static int added_enter(struct tokenizer *tk, const struct added *added, uint32_t
     }
     tk->tokens[id].flags |= added->flags;
     if (added->flags & TOKEN_SINGLE_WORD && !tk->word) {
-        static const char word[] = "[\\w\\x{200C}\\x{200D}]"; /* what Rust's \w holds */
+        /* What Rust's \w holds. */
+        static const char word[] = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}]";
         rc = pattern_open(tk->label, word, sizeof word - 1, false, &tk->word, err);
     }
     return rc ? rc : added_match(tk, id, err);
