@@ -42,7 +42,7 @@
 /* Text */
 #define LIMIT_TEXT_BYTES        (16u << 20) /* one text to encode */
 #define LIMIT_PATTERN_BYTES     65536       /* a regular expression of a tokenizer file */
-#define LIMIT_PATTERN_STEPS     100000000   /* of one search: a few seconds at the worst */
+#define LIMIT_PATTERN_STEPS     20000000    /* of one search: about a second at the worst */
 #define LIMIT_PRE_TOKENIZERS    8           /* steps of a pre-tokenizer */
 #define LIMIT_ADDED_TOKENS      65536
 #define LIMIT_ADDED_TOKEN_BYTES 1024

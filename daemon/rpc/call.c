@@ -9,6 +9,7 @@
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -23,10 +24,34 @@ enum rpc_send_state {
 
 #define CALL_OPS_MAX 3
 
+struct rpc_call {
+    _Atomic uint32_t ref_n;
+    _Atomic uint32_t is_dead;
+    _Atomic uint32_t send_state; /* enum rpc_send_state */
+    struct rpc_server *server;
+    const struct rpc_method *method;
+    void *user;
+    int64_t deadline_ns;
+
+    grpc_call *grpc; /* NULL until a client's call has arrived */
+    grpc_call_details details;
+    grpc_metadata_array metadata;
+    struct rpc_tag tag_arrived, tag_closed, tag_received, tag_sent, tag_poked;
+    grpc_byte_buffer *received;
+    int cancelled;
+
+    bool is_initial_sent; /* sender */
+    bool is_finished;     /* sender */
+    bool has_details;
+    grpc_slice status_text;
+    grpc_slice status_details;
+};
+
 static void call_arrived(struct rpc_tag *tag, bool ok);
 static void call_closed(struct rpc_tag *tag, bool ok);
 static void call_received(struct rpc_tag *tag, bool ok);
 static void call_sent(struct rpc_tag *tag, bool ok);
+static void call_poked(struct rpc_tag *tag, bool ok);
 
 void rpc_call_ref(struct rpc_call *call)
 {
@@ -66,6 +91,7 @@ void rpc_call_arm(struct rpc_server *server)
     call->tag_closed = (struct rpc_tag){call_closed, call};
     call->tag_received = (struct rpc_tag){call_received, call};
     call->tag_sent = (struct rpc_tag){call_sent, call};
+    call->tag_poked = (struct rpc_tag){call_poked, call};
     RPC_TSAN_RELEASE(&call->tag_arrived);
     grpc_call_error rc =
         grpc_server_request_call(server->grpc, &call->grpc, &call->details, &call->metadata,
@@ -220,6 +246,20 @@ static void call_sent(struct rpc_tag *tag, bool ok)
         call->server->service.on_writable(call->server->service.ctx, call);
     }
     rpc_call_unref(call);
+}
+
+static void call_poked(struct rpc_tag *tag, bool ok)
+{
+    struct rpc_call *call = tag->call;
+    (void)ok;
+    call->server->service.on_poked(call->server->service.ctx);
+    rpc_call_unref(call);
+}
+
+/* A batch without operations completes at once: the only public way to wake the queue. */
+void rpc_call_poke(struct rpc_call *call)
+{
+    call_batch(call, NULL, 0, &call->tag_poked);
 }
 
 static grpc_byte_buffer *call_pack(const ProtobufCMessage *message)

@@ -30,6 +30,9 @@ bool rpc_call_is_dead(struct rpc_call *call);
 void rpc_call_ref(struct rpc_call *call);
 void rpc_call_unref(struct rpc_call *call);
 
+/* Any thread that holds a reference. Has the service's on_poked called on the cq thread. */
+void rpc_call_poke(struct rpc_call *call);
+
 /* Sender. True when a message may be sent now. False while one is outstanding, and then the
  * service's on_writable will be called once it has been accepted. */
 bool rpc_call_can_send(struct rpc_call *call);

@@ -6,6 +6,7 @@
 #include <grpc/grpc_security.h>
 #include <grpc/support/log.h>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -105,16 +106,29 @@ void rpc_server_adopt(struct rpc_server *server, int fd)
     grpc_server_add_channel_from_fd(server->grpc, fd, server->credentials);
 }
 
-void rpc_server_stop(struct rpc_server *server)
+/* True once every call is over and every connection closed. */
+static bool rpc_wait_stopped(struct rpc_server *server, int64_t deadline_ns)
+{
+    for (;;) {
+        uint32_t ticket = wake_ticket(&server->stopped_wake);
+        if (ring_flag_is_raised(&server->stopped)) {
+            return true;
+        }
+        int64_t left = deadline_ns == CLOCK_NEVER ? -1 : deadline_ns - clock_now_ns();
+        if (deadline_ns != CLOCK_NEVER && left <= 0) {
+            return false;
+        }
+        wake_wait(&server->stopped_wake, ticket, left);
+    }
+}
+
+void rpc_server_stop(struct rpc_server *server, int64_t grace_ns)
 {
     RPC_TSAN_RELEASE(&server->tag_stopped);
     grpc_server_shutdown_and_notify(server->grpc, server->queue, &server->tag_stopped);
-    grpc_server_cancel_all_calls(server->grpc);
-    while (!ring_flag_is_raised(&server->stopped)) {
-        uint32_t ticket = wake_ticket(&server->stopped_wake);
-        if (!ring_flag_is_raised(&server->stopped)) {
-            wake_wait(&server->stopped_wake, ticket, -1);
-        }
+    if (!rpc_wait_stopped(server, clock_now_ns() + grace_ns)) {
+        grpc_server_cancel_all_calls(server->grpc);
+        rpc_wait_stopped(server, CLOCK_NEVER);
     }
     grpc_server_destroy(server->grpc);
     grpc_completion_queue_shutdown(server->queue);

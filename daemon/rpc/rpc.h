@@ -39,6 +39,8 @@ struct rpc_service {
     void (*on_cancelled)(void *ctx, struct rpc_call *call);
     /* cq thread: what can_send waited for has happened. */
     void (*on_writable)(void *ctx, struct rpc_call *call);
+    /* cq thread: somebody asked for this thread's attention. */
+    void (*on_poked)(void *ctx);
     /* Any thread: the last reference is gone; free what hangs on the call. */
     void (*on_free)(void *ctx, struct rpc_call *call);
 };
@@ -49,8 +51,8 @@ struct rpc_server *rpc_server_start(const struct rpc_service *service);
 /* Loop thread. Hands a connected, non-blocking socket over; the descriptor is gRPC's then. */
 void rpc_server_adopt(struct rpc_server *server, int fd);
 
-/* Refuses new calls, cancels those in flight, waits for the application to let go of them, joins
- * the cq thread and frees everything. Blocks. */
-void rpc_server_stop(struct rpc_server *server);
+/* Refuses new calls, gives those in flight grace_ns to be delivered, cancels the rest, waits for
+ * the application to let go of them, joins the cq thread and frees everything. Blocks. */
+void rpc_server_stop(struct rpc_server *server, int64_t grace_ns);
 
 #endif
