@@ -1,3 +1,5 @@
+/* Rendering is a walk over the messages that alternates control tokens, put in by id, with text
+ * that is encoded as a whole between two of them, as the library sees it in a rendered template. */
 #include "text/chat.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* At most three bytes are ever held: the beginning of a character that the next token may finish.
+ */
 #include "text/detok.h"
 
 #include <string.h>

@@ -1,3 +1,4 @@
+/* The map is two arrays beside the text, grown together and only when it is wanted. */
 #include "text/mapped.h"
 
 #include "base/mem.h"

@@ -104,79 +104,55 @@ static int syntax_code_point(struct syntax *s)
     return 0;
 }
 
+/* Escapes of one letter, outside a set and inside one; NULL where it is refused. */
+static const struct {
+    char letter;
+    const char *outside;
+    const char *inside;
+} letters[] = {
+    {'s', "\\p{White_Space}", "\\p{White_Space}"},
+    {'S', "\\P{White_Space}", "\\P{White_Space}"},
+    {'d', "\\p{Nd}", "\\p{Nd}"},
+    {'D', "\\P{Nd}", "\\P{Nd}"},
+    {'w', "[" WORD_SET "]", WORD_SET},
+    {'W', "[^" WORD_SET "]", NULL},
+    {'v', "\\x{0b}", "\\x{0b}"},
+    {'n', "\\n", "\\n"},
+    {'r', "\\r", "\\r"},
+    {'t', "\\t", "\\t"},
+    {'f', "\\f", "\\f"},
+    {'a', "\\a", "\\a"},
+    {'e', "\\e", "\\e"},
+    {'A', "\\A", NULL},
+    {'z', "\\z", NULL},
+};
+
 static int syntax_escape(struct syntax *s)
 {
     if (s->at + 1 >= s->n) {
         return syntax_refuse(s, s->at, 1);
     }
     char c = s->source[s->at + 1];
-    const char *text = NULL;
-    switch (c) {
-    case 'p':
-    case 'P':
+    if (c == 'p' || c == 'P') {
         return syntax_property(s);
-    case 'u':
-    case 'x':
+    }
+    if (c == 'u' || c == 'x') {
         return syntax_code_point(s);
-    case 's':
-        text = "\\p{White_Space}";
-        break;
-    case 'S':
-        text = "\\P{White_Space}";
-        break;
-    case 'd':
-        text = "\\p{Nd}";
-        break;
-    case 'D':
-        text = "\\P{Nd}";
-        break;
-    case 'w':
-        text = s->in_set ? WORD_SET : "[" WORD_SET "]";
-        break;
-    case 'W':
-        text = s->in_set ? NULL : "[^" WORD_SET "]";
-        break;
-    case 'v':
-        text = "\\x{0b}";
-        break;
-    case 'n':
-        text = "\\n";
-        break;
-    case 'r':
-        text = "\\r";
-        break;
-    case 't':
-        text = "\\t";
-        break;
-    case 'f':
-        text = "\\f";
-        break;
-    case 'a':
-        text = "\\a";
-        break;
-    case 'e':
-        text = "\\e";
-        break;
-    case 'A':
-        text = s->in_set ? NULL : "\\A";
-        break;
-    case 'z':
-        text = s->in_set ? NULL : "\\z";
-        break;
-    default:
-        if ((unsigned char)c < 0x80 && !is_letter(c) && !is_digit(c)) {
-            buf_add(s->out, s->source + s->at, 2);
+    }
+    if ((unsigned char)c < 0x80 && !is_letter(c) && !is_digit(c)) {
+        buf_add(s->out, s->source + s->at, 2);
+        s->at += 2;
+        return 0;
+    }
+    for (size_t i = 0; i < ARRAY_N(letters); i++) {
+        const char *text = s->in_set ? letters[i].inside : letters[i].outside;
+        if (letters[i].letter == c && text) {
+            buf_add_str(s->out, text);
             s->at += 2;
             return 0;
         }
-        break;
     }
-    if (!text) {
-        return syntax_refuse(s, s->at, 2);
-    }
-    buf_add_str(s->out, text);
-    s->at += 2;
-    return 0;
+    return syntax_refuse(s, s->at, 2);
 }
 
 /* The opening of a set, with its ^. A ] right there and a [ or && inside are where the two syntaxes

@@ -46,15 +46,15 @@ static void test_utf8(void **state)
         assert_int_equal(utf8_scan(cases[i].s, strlen(cases[i].s), &n), cases[i].status);
         assert_int_equal(n, cases[i].n);
     }
+    uint32_t wrong = 0;
     for (uint32_t cp = 0; cp < 0x110000; cp += cp == 0xD7FF ? 0x801 : 1) {
         char text[4];
         size_t n = utf8_put(cp, text);
         size_t back;
-        assert_int_equal(utf8_bad_at(text, n), n);
-        assert_int_equal(utf8_get(text, &back), cp);
-        assert_int_equal(back, n);
-        assert_int_equal(utf8_last_n(text, n), n);
+        wrong += utf8_bad_at(text, n) != n || utf8_get(text, &back) != cp || back != n ||
+                 utf8_last_n(text, n) != n;
     }
+    assert_int_equal(wrong, 0);
 }
 
 static void test_alphabet(void **state)
@@ -464,7 +464,7 @@ static void test_long_words(void **state)
 {
     (void)state;
     static const char bytes[] = {'a', ' ', '\n'};
-    size_t n = 200000;
+    size_t n = 100000;
     char *text = mem_alloc(n);
     struct tokenizer *tk = open_golden("llama3");
     for (size_t i = 0; i < ARRAY_N(bytes); i++) {
