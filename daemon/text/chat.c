@@ -7,7 +7,6 @@
 
 #include "base/buf.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "text/tokenizer_int.h"
 #include "text/utf8.h"
 
@@ -65,10 +64,35 @@ static void chat_config_template(struct tokenizer *tk, const json_t *config)
     }
 }
 
+/* Reads the configuration with every number as a real one: "model_max_length" is often 1e30 written
+ * out as an integer. */
+static int chat_read_config(const char *path, json_t **out, struct err *err)
+{
+    struct file_map map;
+    json_error_t error;
+    int rc = file_map_open(&map, path, err);
+    if (rc) {
+        return rc;
+    }
+    if (map.n > LIMIT_CONFIG_JSON_BYTES) {
+        rc = err_set(err, ERR_BAD_FILE, "%s: is %zu bytes long, limit is %u", path, map.n,
+                     LIMIT_CONFIG_JSON_BYTES);
+    } else {
+        *out =
+            json_loadb(map.n > 0 ? (const char *)map.data : "", map.n,
+                       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
+        rc = *out ? 0
+                  : err_set(err, ERR_BAD_FILE, "%s: line %d: not valid JSON: %s", path, error.line,
+                            error.text);
+    }
+    file_map_close(&map);
+    return rc;
+}
+
 static int chat_load_config(struct tokenizer *tk, const char *path, struct err *err)
 {
     json_t *config;
-    int rc = json_read_file(path, LIMIT_CONFIG_JSON_BYTES, &config, err);
+    int rc = chat_read_config(path, &config, err);
     if (rc) {
         return rc;
     }
