@@ -13,6 +13,23 @@ struct ref_softmax {
     float acc[LIMIT_HEAD_DIM]; /* of e^(score - max) * v */
 };
 
+/* acc += p * v for v = values [at, at + n) of the held type. */
+static void ref_add_scaled(const struct kern_dev *dev, const void *v, size_t at, uint32_t n,
+                           float p, float *acc)
+{
+    if (dev->args.held == DTYPE_BF16) {
+        const uint16_t *row = (const uint16_t *)v + at;
+        for (uint32_t i = 0; i < n; i++) {
+            acc[i] += p * bf16_to_f32(row[i]);
+        }
+    } else {
+        const float *row = (const float *)v + at;
+        for (uint32_t i = 0; i < n; i++) {
+            acc[i] += p * row[i];
+        }
+    }
+}
+
 /* Takes in the positions [first, first + n) of one KV head, n <= LIMIT_KV_PAGE. */
 static void ref_attend_block(const struct kern_dev *dev, const void *k, const void *v, uint32_t n,
                              const float *q, struct ref_softmax *state)
@@ -21,10 +38,7 @@ static void ref_attend_block(const struct kern_dev *dev, const void *k, const vo
     uint32_t dim = dev->kv.head_dim;
     float max = state->max;
     for (uint32_t i = 0; i < n; i++) {
-        score[i] = 0;
-        for (uint32_t d = 0; d < dim; d++) {
-            score[i] += q[d] * ref_load(dev, k, (size_t)i * dim + d);
-        }
+        score[i] = ref_dot(dev, k, (size_t)i * dim, dim, q);
         max = score[i] > max ? score[i] : max;
     }
     float shrink = fmath_exp(state->max - max);
@@ -35,9 +49,7 @@ static void ref_attend_block(const struct kern_dev *dev, const void *k, const vo
     for (uint32_t i = 0; i < n; i++) {
         float p = fmath_exp(score[i] - max);
         state->sum += p;
-        for (uint32_t d = 0; d < dim; d++) {
-            state->acc[d] += p * ref_load(dev, v, (size_t)i * dim + d);
-        }
+        ref_add_scaled(dev, v, (size_t)i * dim, dim, p, state->acc);
     }
     state->max = max;
 }

@@ -55,6 +55,9 @@ static inline void ref_store(const struct kern_dev *dev, void *held, size_t i, f
 void *ref_kv_at(const struct kern_dev *dev, const struct kern_seq *seq, uint32_t layer,
                 uint32_t which, uint32_t kv_head, uint32_t pos);
 
+/* Sum of w[at + i] * x[i] over i < k; w is of the held type. */
+float ref_dot(const struct kern_dev *dev, const void *w, size_t at, uint32_t k, const float *x);
+
 /* y[0..n) = W x for a packed W [n, k]; x is fp32. */
 void ref_matvec(const struct kern_dev *dev, const void *w, uint32_t n, uint32_t k, const float *x,
                 float *y);

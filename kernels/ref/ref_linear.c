@@ -6,8 +6,7 @@
 #include "kernels/effect.h"
 #include "kernels/fmath.h"
 
-static float ref_dot(const struct kern_dev *dev, const void *w, size_t at, uint32_t k,
-                     const float *x)
+float ref_dot(const struct kern_dev *dev, const void *w, size_t at, uint32_t k, const float *x)
 {
     float sum = 0;
     if (dev->args.held == DTYPE_BF16) {

@@ -1,0 +1,331 @@
+/* Parity of the heads post and of attention. The contract shows no KV memory, so keys and values
+ * enter through linear with one weight a row, a power of two, which is exact in every order of
+ * summation, and come out through attend. Positions behind a sequence's end hold large numbers that
+ * a mask must hide.
+ *
+ * Pieces are prompts cut at multiples of LIMIT_PROMPT_CUT and generated rows one by one. */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/base.h"
+#include "kernels/random.h"
+#include "tests/parity/pairwise.h"
+#include "tests/parity/parity.h"
+
+#define ATTEND_LAYERS 2
+#define ATTEND_FEED_K 32 /* input width of the linear that fills the KV memory */
+
+static const uint32_t attend_dims[] = {16, 64, 80, 128, 256};
+static const uint32_t attend_groups[] = {1, 4, 5, 7, 8}; /* query heads per KV head */
+
+enum attend_layout { LAYOUT_DECODE, LAYOUT_PROMPTS, LAYOUT_MIXED, LAYOUT_RECOMPUTE, LAYOUT_N };
+
+static const char *const attend_layouts[] = {"decode", "prompts", "mixed", "recompute"};
+
+struct attend_args {
+    uint32_t dim;
+    uint32_t group;
+    uint32_t kv_head_n;
+    enum attend_layout layout;
+    uint32_t k; /* heads: input width */
+    bool has_norm;
+    bool has_bias;
+    uint32_t rotary_n;
+};
+
+struct attend_state {
+    const void *w[3];
+    const float *bias[3];
+    const float *q_norm;
+    const float *k_norm;
+};
+
+enum {
+    STREAM_X,
+    STREAM_Q,
+    STREAM_GAIN, /* q, then k */
+    STREAM_W = 4,
+    STREAM_BIAS = 8,
+    STREAM_KV = 12 /* + layer */
+};
+
+static void attend_world(struct parity_case *c, enum attend_layout layout)
+{
+    static const uint32_t shapes[LAYOUT_N][9][3] = {
+        /* start, rows, prompt */
+        [LAYOUT_DECODE] = {{0, 1, 0},
+                           {1, 1, 0},
+                           {62, 1, 0},
+                           {63, 1, 0},
+                           {64, 1, 0},
+                           {127, 1, 0},
+                           {130, 1, 0},
+                           {191, 1, 0},
+                           {300, 1, 0}},
+        [LAYOUT_PROMPTS] = {{0, 100, 1}, {64, 70, 1}, {0, 5, 1}, {128, 64, 1}},
+        [LAYOUT_MIXED] = {{0, 64, 1}, {255, 1, 0}, {10, 1, 0}, {128, 33, 1}, {64, 1, 0}, {0, 1, 1}},
+        [LAYOUT_RECOMPUTE] = {{60, 9, 0}, {0, 150, 1}, {3, 2, 0}},
+    };
+    for (uint32_t i = 0; i < 9 && shapes[layout][i][1] > 0; i++) {
+        const uint32_t *shape = shapes[layout][i];
+        world_add(&c->world, shape[0], shape[1], shape[2] == 1);
+    }
+    world_deal_pages(&c->world, c->seed, &c->arena);
+}
+
+/* A position's inputs on the way into the KV memory: seeded, or large where nothing may look. */
+static void attend_feed_row(const struct parity_case *c, const struct world_seq *seq,
+                            uint32_t layer, uint32_t pos, uint32_t real_n, float *x)
+{
+    size_t value_n = (size_t)c->world.page_n * LIMIT_KV_PAGE * ATTEND_FEED_K;
+    const float *values = parity_floats(c, STREAM_KV + layer, value_n, 1.0f);
+    size_t at = ((size_t)seq->page_first * LIMIT_KV_PAGE + pos) * ATTEND_FEED_K;
+    for (uint32_t i = 0; i < ATTEND_FEED_K; i++) {
+        x[i] = pos < real_n ? values[at + i] : bf16_round(values[at + i] * 1e4f);
+    }
+}
+
+/* Writes one page of a sequence. Positions from real_n on get what nothing may look at. */
+static void attend_feed(struct rig *rig, const struct parity_case *c, const struct world_seq *seq,
+                        struct kern_linear *op, uint32_t first, uint32_t real_n)
+{
+    struct kern_row rows[LIMIT_KV_PAGE];
+    uint32_t slot = (uint32_t)(seq - c->world.seqs);
+    struct kern_seq step_seq = {
+        .slot = slot, .row_n = LIMIT_KV_PAGE, .page_first = seq->page_first, .page_n = seq->page_n};
+    struct kern_step step = {.rows = rows,
+                             .row_n = LIMIT_KV_PAGE,
+                             .seqs = &step_seq,
+                             .seq_n = 1,
+                             .pages = c->world.pages,
+                             .rope_scale = 1.0f};
+    float *x = arena_alloc(&rig->arena, (size_t)LIMIT_KV_PAGE * op->k * sizeof *x);
+    for (uint32_t i = 0; i < LIMIT_KV_PAGE; i++) {
+        rows[i] = (struct kern_row){.slot = slot, .pos = first + i, .flags = KERN_ROW_PROMPT};
+        attend_feed_row(c, seq, op->heads.kv_layer, first + i, real_n, x + (size_t)i * op->k);
+    }
+    op->x = rig_put_held(rig, x, (size_t)LIMIT_KV_PAGE * op->k);
+    rig->kern->begin_step(rig->dev, &step);
+    rig->kern->linear(rig->dev, op);
+    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+}
+
+/* A packed weight with one power of two in each row (of either sign), or with nothing. */
+static const void *attend_feed_weight(struct rig *rig, uint32_t n, uint32_t site)
+{
+    float *data = arena_alloc(&rig->arena, (size_t)n * ATTEND_FEED_K * sizeof *data);
+    for (uint32_t i = 0; i < n && site > 0; i++) {
+        uint64_t draw = kern_mix64(i * 3 + site);
+        float value = draw >> 8 & 1 ? 0.5f : 1.0f;
+        data[(size_t)i * ATTEND_FEED_K + draw % ATTEND_FEED_K] = draw >> 9 & 1 ? -value : value;
+    }
+    struct kern_matrix matrix = {.data = data, .n = n, .k = ATTEND_FEED_K};
+    return rig_weight(rig, &matrix);
+}
+
+/* Opens the KV memory and fills every page of the layers that the case looks at. The world's own
+ * rows are real only if the case does not write them itself. */
+static void attend_fill(struct rig *rig, const struct parity_case *c)
+{
+    const struct attend_args *args = c->args;
+    struct kern_kv kv = {.layer_n = ATTEND_LAYERS,
+                         .page_n = c->world.page_n,
+                         .kv_head_n = args->kv_head_n,
+                         .head_dim = args->dim};
+    struct err err;
+    ASSERT_CMP(rig->kern->kv_open(rig->dev, &kv, &err), ==, 0);
+    uint32_t width = args->kv_head_n * args->dim;
+    bool is_written = args->k > 0;
+    struct kern_linear op = {.k = ATTEND_FEED_K, .site_n = 3, .post = KERN_POST_HEADS};
+    for (uint32_t s = 0; s < 3; s++) {
+        op.sites[s] = (struct kern_linear_site){
+            .site = s, .n = width, .w = attend_feed_weight(rig, width, s)};
+    }
+    op.heads = (struct kern_heads){.head_n = args->kv_head_n,
+                                   .kv_head_n = args->kv_head_n,
+                                   .head_dim = args->dim,
+                                   .q_out = rig_take(rig, (size_t)LIMIT_KV_PAGE * width * 4)};
+    for (uint32_t layer = is_written; layer < ATTEND_LAYERS; layer++) {
+        op.heads.kv_layer = layer;
+        for (uint32_t i = 0; i < c->world.seq_n; i++) {
+            const struct world_seq *seq = &c->world.seqs[i];
+            for (uint32_t page = 0; page < seq->page_n; page++) {
+                uint32_t real_n = seq->start + (is_written ? 0 : seq->row_n);
+                attend_feed(rig, c, seq, &op, page * LIMIT_KV_PAGE, real_n);
+            }
+        }
+    }
+}
+
+static void attend_op(struct rig *rig, const struct parity_case *c, const struct world_view *view,
+                      const float *q, uint32_t layer)
+{
+    const struct attend_args *args = c->args;
+    uint32_t head_n = args->group * args->kv_head_n;
+    const uint32_t shape[2] = {view->row_n, head_n * args->dim};
+    struct kern_attend op = {
+        .kv_layer = layer,
+        .head_n = head_n,
+        .kv_head_n = args->kv_head_n,
+        .head_dim = args->dim,
+        .scale = 1.0f / sqrtf((float)args->dim),
+        .q = q,
+        .out = rig_take(rig, (size_t)shape[0] * shape[1] * dtype_bytes(rig->held)),
+    };
+    rig->kern->attend(rig->dev, &op);
+    /* after heads, keys and values may differ by a rounding to bf16 */
+    bool is_loose = args->k > 0 && rig->held == DTYPE_BF16;
+    struct rig_bound bound = {is_loose ? 1.0f / 128 : 2e-5f, 0.5f};
+    rig_out_held(rig, layer == 0 ? "attend layer 0" : "attend layer 1", op.out, shape, bound);
+}
+
+static void attend_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
+{
+    const struct attend_args *args = c->args;
+    size_t width = (size_t)args->group * args->kv_head_n * args->dim;
+    const float *q = parity_floats(c, STREAM_Q, c->world.row_n * width, 4.0f);
+    const float *q_dev = rig_put(rig, q + view->first * width, view->row_n * width * sizeof *q);
+    rig->kern->begin_step(rig->dev, &view->step);
+    for (uint32_t layer = 0; layer < ATTEND_LAYERS; layer++) {
+        attend_op(rig, c, view, q_dev, layer);
+    }
+    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+}
+
+static const float *heads_gain(struct rig *rig, const struct parity_case *c, uint32_t stream)
+{
+    const struct attend_args *args = c->args;
+    float *gain = arena_alloc(&rig->arena, args->dim * sizeof *gain);
+    for (uint32_t i = 0; i < args->dim; i++) {
+        gain[i] = 1.0f + parity_floats(c, stream, args->dim, 0.5f)[i];
+    }
+    return rig_put(rig, gain, args->dim * sizeof *gain);
+}
+
+static void heads_prepare(struct rig *rig, const struct parity_case *c)
+{
+    const struct attend_args *args = c->args;
+    attend_fill(rig, c);
+    struct attend_state *state = arena_alloc(&rig->arena, sizeof *state);
+    rig->state = state;
+    for (uint32_t s = 0; s < 3; s++) {
+        uint32_t n = args->kv_head_n * args->dim * (s == 0 ? args->group : 1);
+        struct kern_matrix w = parity_matrix(c, STREAM_W + s, n, args->k);
+        state->w[s] = rig_weight(rig, &w);
+        if (args->has_bias) {
+            const float *bias = parity_floats(c, STREAM_BIAS + s, n, 0.5f);
+            state->bias[s] = rig_put(rig, bias, n * sizeof *bias);
+        }
+    }
+    if (args->has_norm) {
+        state->q_norm = heads_gain(rig, c, STREAM_GAIN);
+        state->k_norm = heads_gain(rig, c, STREAM_GAIN + 1);
+    }
+}
+
+static void heads_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
+{
+    const struct attend_args *args = c->args;
+    const struct attend_state *state = rig->state;
+    uint32_t head_n = args->group * args->kv_head_n;
+    const uint32_t shape[2] = {view->row_n, head_n * args->dim};
+    const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->k, 1.0f);
+    x += (size_t)view->first * args->k;
+    struct kern_linear op = {
+        .x = rig_put_held(rig, x, (size_t)view->row_n * args->k),
+        .k = args->k,
+        .site_n = 3,
+        .post = KERN_POST_HEADS,
+        .heads = {.head_n = head_n,
+                  .kv_head_n = args->kv_head_n,
+                  .head_dim = args->dim,
+                  .q_norm = state->q_norm,
+                  .k_norm = state->k_norm,
+                  .norm_eps = 1e-6f,
+                  .kv_layer = 1,
+                  .q_out = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float))},
+    };
+    for (uint32_t s = 0; s < 3; s++) {
+        uint32_t n = args->kv_head_n * args->dim * (s == 0 ? args->group : 1);
+        op.sites[s] =
+            (struct kern_linear_site){.site = s, .n = n, .w = state->w[s], .bias = state->bias[s]};
+    }
+    rig->kern->begin_step(rig->dev, &view->step);
+    rig->kern->linear(rig->dev, &op);
+    attend_op(rig, c, view, op.heads.q_out, 1);
+    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+    rig_out_f32(rig, "q", op.heads.q_out, shape, (struct rig_bound){2e-5f, 0.5f});
+}
+
+static void attend_rope(struct parity_case *c, uint32_t rotary_n)
+{
+    if (rotary_n > 0) {
+        float *inv_freq = arena_alloc(&c->arena, rotary_n / 2 * sizeof *inv_freq);
+        for (uint32_t i = 0; i < rotary_n / 2; i++) {
+            inv_freq[i] = powf(10000.0f, -2.0f * (float)i / (float)rotary_n);
+        }
+        c->world.inv_freq = inv_freq;
+        c->world.rotary_n = rotary_n;
+        c->world.rope_scale = rotary_n % 3 == 0 ? 1.25f : 1.0f;
+    }
+}
+
+static void attend_check(const struct attend_args *args, enum dtype held, uint64_t seed)
+{
+    struct parity_case c;
+    uint32_t width = args->kv_head_n * args->dim;
+    parity_case_init(&c, held, seed);
+    attend_world(&c, args->layout);
+    attend_rope(&c, args->rotary_n);
+    c.open.k_max = MAX(ATTEND_FEED_K, args->k);
+    c.open.n_max = MAX(3, args->group + 2) * width;
+    c.args = args;
+    c.prepare = args->k > 0 ? heads_prepare : attend_fill;
+    c.run = args->k > 0 ? heads_run : attend_run;
+    snprintf(c.text, sizeof c.text,
+             "%s %s: head_dim %u, heads %u / %u, %s, k %u, norm %d, bias %d, rotary %u",
+             args->k > 0 ? "heads" : "attend", dtype_name(held), args->dim,
+             args->group * args->kv_head_n, args->kv_head_n, attend_layouts[args->layout], args->k,
+             args->has_norm, args->has_bias, args->rotary_n);
+    parity_check(&c);
+    parity_case_done(&c);
+}
+
+void parity_attend(void)
+{
+    const uint32_t levels[] = {ARRAY_N(attend_dims), ARRAY_N(attend_groups), LAYOUT_N};
+    struct pairwise pairs;
+    pairwise_init(&pairs, levels, ARRAY_N(levels), parity_is_long());
+    uint32_t at[PAIRWISE_FACTORS];
+    for (uint32_t i = 0; pairwise_next(&pairs, at); i++) {
+        struct attend_args args = {.dim = attend_dims[at[0]],
+                                   .group = attend_groups[at[1]],
+                                   .kv_head_n = attend_dims[at[0]] < 100 ? 1 + i % 2 : 1,
+                                   .layout = (enum attend_layout)at[2]};
+        attend_check(&args, i % 2 ? DTYPE_BF16 : DTYPE_F32, 3000 + i);
+        attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 3000 + i);
+    }
+}
+
+void parity_heads(void)
+{
+    static const uint32_t ks[] = {8, 64, 72};
+    const uint32_t levels[] = {
+        ARRAY_N(attend_dims), ARRAY_N(attend_groups), LAYOUT_N, ARRAY_N(ks), 2, 2, 3};
+    struct pairwise pairs;
+    pairwise_init(&pairs, levels, ARRAY_N(levels), false);
+    uint32_t at[PAIRWISE_FACTORS];
+    for (uint32_t i = 0; pairwise_next(&pairs, at); i++) {
+        uint32_t dim = attend_dims[at[0]];
+        struct attend_args args = {.dim = dim,
+                                   .group = attend_groups[at[1]],
+                                   .kv_head_n = dim < 100 ? 1 + i % 2 : 1,
+                                   .layout = (enum attend_layout)at[2],
+                                   .k = ks[at[3]],
+                                   .has_norm = at[4] == 1,
+                                   .has_bias = at[5] == 1,
+                                   .rotary_n = at[6] == 0 ? 0 : dim / at[6]};
+        attend_check(&args, i % 2 ? DTYPE_BF16 : DTYPE_F32, 4000 + i);
+        attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 4000 + i);
+    }
+}

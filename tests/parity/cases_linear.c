@@ -1,0 +1,360 @@
+/* Parity of linear (store, part + join, act_mul) under every mixture of low-rank effects, and of
+ * join alone. Rows are free: each may run without the others. */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/base.h"
+#include "kernels/effect.h"
+#include "tests/parity/pairwise.h"
+#include "tests/parity/parity.h"
+
+#define LINEAR_SITE     2 /* effect table index of the first site; those before it are decoys */
+#define LINEAR_VERSIONS 33
+#define LINEAR_RANK_TOP 100 /* the largest of linear_ranks */
+
+enum linear_mix {
+    MIX_NONE,
+    MIX_ONE,       /* all rows, one adapter */
+    MIX_SOME,      /* a third of the sequences, a negative weight */
+    MIX_OPPOSITE,  /* the same two adapters, in turn in either order */
+    MIX_THREE,     /* every row in three segments */
+    MIX_SCATTERED, /* 33 adapters of all ranks, 0 to 2 a sequence */
+    MIX_N
+};
+
+static const char *const linear_mixes[MIX_N] = {"none",     "one",   "some",
+                                                "opposite", "three", "scattered"};
+static const char *const linear_posts[] = {"store", "part", "heads", "act_mul"};
+
+static const uint32_t linear_ks[] = {8, 64, 72, 896, 4864};
+static const uint32_t linear_ns[] = {1, 16, 63, 64, 65, 500};
+static const uint32_t linear_rows[] = {1, 2, 7, 8, 9, 31, 33, 65, 129};
+static const uint32_t linear_ranks[] = {1, 4, 12, 16, 64, 100};
+
+struct linear_args {
+    uint32_t k;
+    uint32_t n; /* of each site */
+    uint32_t rank;
+    enum linear_mix mix;
+    enum kern_post post;
+    bool has_bias;
+    uint32_t site_n;
+    uint32_t part_n; /* KERN_POST_PART: linears before the join */
+};
+
+struct linear_state {
+    const void *w[2];
+    const float *bias[2];
+    const float *gain;
+};
+
+enum { STREAM_X, STREAM_H, STREAM_GAIN, STREAM_W, STREAM_BIAS = 5, STREAM_A = 8, STREAM_B = 16 };
+
+static uint32_t linear_version_n(enum linear_mix mix)
+{
+    static const uint32_t n[MIX_N] = {0, 1, 1, 2, 3, LINEAR_VERSIONS};
+    return n[mix];
+}
+
+/* Rank of a version at a site; 0 leaves the site alone. */
+static uint32_t linear_rank(const struct linear_args *args, uint32_t version, uint32_t site)
+{
+    if (args->mix != MIX_SCATTERED) {
+        return version == 2 && site == 1 ? 0 : args->rank;
+    }
+    return version % 7 == 6 ? 0 : linear_ranks[(version + site) % ARRAY_N(linear_ranks)];
+}
+
+static void linear_mix_seq(struct parity_case *c, enum linear_mix mix, uint32_t i)
+{
+    struct world_seq *seq = &c->world.seqs[i];
+    static const float weights[] = {1.0f, 0.5f, -0.75f, 1.5f};
+    for (uint32_t j = 0; j < WORLD_ADAPTERS; j++) {
+        seq->versions[j] = j;
+        seq->weights[j] = weights[(i + j) % ARRAY_N(weights)];
+    }
+    switch (mix) {
+    case MIX_ONE:
+        seq->adapter_n = 1;
+        break;
+    case MIX_SOME:
+        seq->adapter_n = i % 3 == 1;
+        seq->weights[0] = -0.5f;
+        break;
+    case MIX_OPPOSITE:
+        seq->adapter_n = 2;
+        seq->versions[0] = i % 2;
+        seq->versions[1] = 1 - i % 2;
+        break;
+    case MIX_THREE:
+        seq->adapter_n = 3;
+        seq->versions[0] = i % 3;
+        seq->versions[1] = (i + 1) % 3;
+        seq->versions[2] = (i + 2) % 3;
+        break;
+    case MIX_SCATTERED:
+        seq->adapter_n = parity_draw(c, 3 * i, 3);
+        seq->versions[0] = parity_draw(c, 3 * i + 1, LINEAR_VERSIONS);
+        seq->versions[1] = (seq->versions[0] + 1 + parity_draw(c, 3 * i + 2, LINEAR_VERSIONS - 1)) %
+                           LINEAR_VERSIONS;
+        break;
+    default:
+        break;
+    }
+}
+
+/* Sequences of one row, with a few longer prompts among them. */
+static void linear_world(struct parity_case *c, uint32_t row_n, enum linear_mix mix)
+{
+    static const uint32_t lengths[] = {1, 1, 3, 1, 1, 1, 17, 1};
+    while (c->world.row_n < row_n) {
+        uint32_t i = c->world.seq_n;
+        uint32_t n = MIN(lengths[i % ARRAY_N(lengths)], row_n - c->world.row_n);
+        world_add(&c->world, i % 40, n, n > 1);
+        linear_mix_seq(c, mix, i);
+    }
+    c->world.version_n = linear_version_n(mix);
+    world_deal_pages(&c->world, c->seed, &c->arena);
+}
+
+static uint32_t linear_rank_max(const struct parity_case *c, const struct linear_args *args)
+{
+    uint32_t max = 1;
+    for (uint32_t i = 0; i < c->world.seq_n; i++) {
+        const struct world_seq *seq = &c->world.seqs[i];
+        uint32_t sum = 0;
+        for (uint32_t j = 0; j < seq->adapter_n; j++) {
+            for (uint32_t s = 0; s < args->site_n; s++) {
+                sum += linear_rank(args, seq->versions[j], s);
+            }
+        }
+        max = MAX(max, sum);
+    }
+    return max;
+}
+
+/* Packs A and B of one site into a version's block. */
+static void linear_factors(struct rig *rig, const struct parity_case *c, uint32_t stream,
+                           const struct effect_lowrank *site, char *block)
+{
+    const struct linear_args *args = c->args;
+    size_t a_n = (size_t)LINEAR_RANK_TOP * args->k;
+    size_t b_n = (size_t)LINEAR_RANK_TOP * args->n;
+    float a_scale = sqrtf(3.0f / (float)args->k);
+    float b_scale = sqrtf(3.0f / (float)site->rank);
+    struct kern_matrix a = {
+        .data = parity_floats(c, STREAM_A + stream, a_n, a_scale), .n = site->rank, .k = args->k};
+    float *b_data = arena_alloc(&rig->arena, b_n * sizeof *b_data);
+    const float *unit = parity_floats(c, STREAM_B + stream, b_n, 1.0f);
+    for (size_t i = 0; i < (size_t)args->n * site->rank; i++) {
+        b_data[i] = bf16_round(unit[i] * b_scale);
+    }
+    struct kern_matrix b = {.data = b_data, .n = args->n, .k = site->rank};
+    rig->kern->weight_pack(rig->held, &a, block + site->a_at);
+    rig->kern->weight_pack(rig->held, &b, block + site->b_at);
+}
+
+/* Builds a version's block on the host, as the adapter store will, and puts it. */
+static void linear_version(struct rig *rig, const struct parity_case *c, uint32_t version)
+{
+    const struct linear_args *args = c->args;
+    const struct kern *kern = rig->kern;
+    uint32_t site_n = LINEAR_SITE + 2;
+    struct effect_lowrank sites[LINEAR_SITE + 2] = {0};
+    size_t lowrank_at = ROUND_UP(sizeof(struct effect_block), EFFECT_ALIGN);
+    size_t bytes = ROUND_UP(lowrank_at + sizeof sites, EFFECT_ALIGN);
+    for (uint32_t s = 0; s < args->site_n; s++) {
+        struct effect_lowrank *site = &sites[LINEAR_SITE + s];
+        site->rank = linear_rank(args, version, s);
+        site->scale = 0.25f * (float)(1 + version % 5);
+        site->a_at = bytes;
+        bytes += ROUND_UP(kern->weight_bytes(rig->held, site->rank, args->k), EFFECT_ALIGN);
+        site->b_at = bytes;
+        bytes += ROUND_UP(kern->weight_bytes(rig->held, args->n, site->rank), EFFECT_ALIGN);
+    }
+    struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
+                                .version = EFFECT_BLOCK_VERSION,
+                                .bytes = bytes,
+                                .site_n = site_n,
+                                .lowrank_at = (uint32_t)lowrank_at};
+    char *block = arena_alloc(&rig->arena, bytes);
+    memcpy(block, &head, sizeof head);
+    memcpy(block + lowrank_at, sites, sizeof sites);
+    for (uint32_t s = 0; s < args->site_n; s++) {
+        if (sites[LINEAR_SITE + s].rank > 0) {
+            /* six streams of factors, shared by the versions */
+            linear_factors(rig, c, (version + s) % 6, &sites[LINEAR_SITE + s], block);
+        }
+    }
+    kern->set_version(rig->dev, version, rig_put(rig, block, bytes));
+}
+
+static void linear_prepare(struct rig *rig, const struct parity_case *c)
+{
+    const struct linear_args *args = c->args;
+    struct linear_state *state = arena_alloc(&rig->arena, sizeof *state);
+    rig->state = state;
+    for (uint32_t s = 0; s < args->site_n; s++) {
+        struct kern_matrix w = parity_matrix(c, STREAM_W + s, args->n, args->k);
+        state->w[s] = rig_weight(rig, &w);
+        if (args->has_bias) {
+            const float *bias = parity_floats(c, STREAM_BIAS + s, args->n, 0.5f);
+            state->bias[s] = rig_put(rig, bias, args->n * sizeof *bias);
+        }
+    }
+    float *gain = arena_alloc(&rig->arena, args->n * sizeof *gain);
+    for (uint32_t i = 0; i < args->n; i++) {
+        gain[i] = 1.0f + parity_floats(c, STREAM_GAIN, args->n, 0.5f)[i];
+    }
+    state->gain = rig_put(rig, gain, args->n * sizeof *gain);
+    for (uint32_t v = 0; v < c->world.version_n; v++) {
+        linear_version(rig, c, v);
+    }
+}
+
+static void linear_join(struct rig *rig, const struct parity_case *c, const struct world_view *view,
+                        void *const parts[2])
+{
+    const struct linear_args *args = c->args;
+    const struct linear_state *state = rig->state;
+    const uint32_t shape[2] = {view->row_n, args->n};
+    size_t n = (size_t)shape[0] * shape[1];
+    const float *h = parity_floats(c, STREAM_H, (size_t)c->world.row_n * args->n, 1.0f);
+    struct kern_join join = {
+        .h = rig_put(rig, h + (size_t)view->first * args->n, n * sizeof *h),
+        .hidden = args->n,
+        .part_n = args->part_n,
+        .parts = {parts[0], parts[1]},
+        .multiplier = args->part_n == 2 ? 0.7f : 1.0f,
+        .gain = state->gain,
+        .eps = 1e-5f,
+        .x = rig_take(rig, n * dtype_bytes(rig->held)),
+    };
+    rig->kern->join(rig->dev, &join);
+    rig_out_f32(rig, "h", join.h, shape, (struct rig_bound){2e-5f, 0.3f});
+    rig_out_held(rig, "x", join.x, shape, (struct rig_bound){4e-5f, 1.0f});
+}
+
+static void linear_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
+{
+    const struct linear_args *args = c->args;
+    const struct linear_state *state = rig->state;
+    const uint32_t shape[2] = {view->row_n, args->n};
+    size_t x_n = (size_t)view->row_n * args->k;
+    const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->k, 1.0f);
+    struct kern_linear op = {
+        .x = rig_put_held(rig, x + (size_t)view->first * args->k, x_n),
+        .k = args->k,
+        .site_n = args->post == KERN_POST_ACT_MUL ? 2 : 1,
+        .post = args->post,
+    };
+    for (uint32_t s = 0; s < args->site_n; s++) {
+        op.sites[s] = (struct kern_linear_site){
+            .site = LINEAR_SITE + s, .n = args->n, .w = state->w[s], .bias = state->bias[s]};
+    }
+    rig->kern->begin_step(rig->dev, &view->step);
+    if (args->post == KERN_POST_PART) {
+        void *parts[2] = {NULL, NULL};
+        for (uint32_t part = 0; part < args->part_n; part++) {
+            parts[part] = rig_take(rig, rig->kern->part_bytes(view->row_n, args->n));
+            op.sites[0] = op.sites[part];
+            op.out = parts[part];
+            rig->kern->linear(rig->dev, &op);
+        }
+        linear_join(rig, c, view, parts);
+    } else if (args->post == KERN_POST_ACT_MUL) {
+        op.out = rig_take(rig, (size_t)shape[0] * shape[1] * dtype_bytes(rig->held));
+        rig->kern->linear(rig->dev, &op);
+        rig_out_held(rig, "act", op.out, shape, (struct rig_bound){2e-5f, 0.5f});
+    } else {
+        op.out = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float));
+        rig->kern->linear(rig->dev, &op);
+        rig_out_f32(rig, "y", op.out, shape, (struct rig_bound){2e-5f, 0.5f});
+    }
+    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+}
+
+static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype held, uint64_t seed)
+{
+    struct parity_case c;
+    parity_case_init(&c, held, seed);
+    args->site_n = args->post == KERN_POST_ACT_MUL || args->part_n == 2 ? 2 : 1;
+    linear_world(&c, row_n, args->mix);
+    c.open.row_max = row_n;
+    c.open.k_max = args->k;
+    c.open.n_max = args->n * args->site_n;
+    c.open.rank_max = linear_rank_max(&c, args);
+    c.open.version_max = MAX(c.world.version_n, 1);
+    c.args = args;
+    c.has_free_rows = true;
+    c.prepare = linear_prepare;
+    c.run = linear_run;
+    snprintf(c.text, sizeof c.text,
+             "linear %s %s: k %u, n %u, rows %u, rank %u, mix %s, bias %d, parts %u",
+             linear_posts[args->post], dtype_name(held), args->k, args->n, row_n, args->rank,
+             linear_mixes[args->mix], args->has_bias, args->part_n);
+    parity_check(&c);
+    parity_case_done(&c);
+}
+
+void parity_linear(void)
+{
+    static const enum kern_post posts[] = {KERN_POST_STORE, KERN_POST_PART, KERN_POST_ACT_MUL};
+    const uint32_t levels[] = {ARRAY_N(linear_ks) - 1, ARRAY_N(linear_ns), ARRAY_N(linear_rows),
+                               ARRAY_N(linear_ranks), MIX_N};
+    struct pairwise pairs;
+    pairwise_init(&pairs, levels, ARRAY_N(levels), parity_is_long());
+    uint32_t at[PAIRWISE_FACTORS];
+    for (uint32_t i = 0; pairwise_next(&pairs, at); i++) {
+        struct linear_args args = {.k = linear_ks[at[0]],
+                                   .n = linear_ns[at[1]],
+                                   .rank = linear_ranks[at[3]],
+                                   .mix = (enum linear_mix)at[4],
+                                   .post = posts[i % 3],
+                                   .has_bias = i / 3 % 2};
+        args.part_n = args.post == KERN_POST_PART ? 1 + i / 6 % 2 : 0;
+        linear_check(&args, linear_rows[at[2]], i % 2 ? DTYPE_BF16 : DTYPE_F32, 1000 + i);
+        linear_check(&args, linear_rows[at[2]], i % 2 ? DTYPE_F32 : DTYPE_BF16, 1000 + i);
+    }
+    /* the widest input of the shapes we aim at, a few times only */
+    for (uint32_t i = 0; i < 4; i++) {
+        struct linear_args args = {.k = 4864,
+                                   .n = i < 2 ? 64 : 65,
+                                   .rank = 16,
+                                   .mix = i % 2 ? MIX_OPPOSITE : MIX_ONE,
+                                   .post = i % 2 ? KERN_POST_PART : KERN_POST_STORE,
+                                   .part_n = i % 2};
+        linear_check(&args, i < 2 ? 9 : 33, i % 2 ? DTYPE_BF16 : DTYPE_F32, 1900 + i);
+        linear_check(&args, i < 2 ? 9 : 33, i % 2 ? DTYPE_F32 : DTYPE_BF16, 1900 + i);
+    }
+}
+
+static void join_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
+{
+    void *const parts[2] = {NULL, NULL};
+    rig->kern->begin_step(rig->dev, &view->step);
+    linear_join(rig, c, view, parts);
+    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+}
+
+/* The first join of a model: no parts, only the norm. */
+void parity_join(void)
+{
+    static const uint32_t hidden[] = {1, 15, 64, 72, 500, 896};
+    for (uint32_t i = 0; i < 2 * ARRAY_N(hidden); i++) {
+        struct parity_case c;
+        struct linear_args args = {.k = 8, .n = hidden[i / 2], .mix = MIX_NONE};
+        parity_case_init(&c, i % 2 ? DTYPE_BF16 : DTYPE_F32, 2000 + i);
+        linear_world(&c, linear_rows[i % ARRAY_N(linear_rows)], args.mix);
+        c.open.n_max = args.n;
+        c.open.k_max = MAX(args.k, args.n);
+        c.args = &args;
+        c.has_free_rows = true;
+        c.prepare = linear_prepare;
+        c.run = join_run;
+        snprintf(c.text, sizeof c.text, "join %s: hidden %u, rows %u", dtype_name(c.open.held),
+                 args.n, c.world.row_n);
+        parity_check(&c);
+        parity_case_done(&c);
+    }
+}
