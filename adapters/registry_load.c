@@ -273,7 +273,11 @@ static int version_check(const struct registry *r, const struct version *v, stru
 /* The version of this name in memory that has the same content, or NONE. */
 static uint32_t version_find(const struct registry *r, uint32_t entry, const char *revision)
 {
-    for (uint32_t i = 0; i < LIMIT_VERSIONS; i++) {
+    const struct entry *e = &r->entries[entry];
+    if (e->current != NONE && strcmp(r->placed[e->current].revision, revision) == 0) {
+        return e->current;
+    }
+    for (uint32_t i = 0; e->pub.retiring_n > 0 && i < LIMIT_VERSIONS; i++) {
         if (r->placed[i].entry == entry && strcmp(r->placed[i].revision, revision) == 0) {
             return i;
         }

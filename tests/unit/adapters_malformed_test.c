@@ -1,6 +1,10 @@
 /* Broken and unsupported adapters, each refused with its exact sentence. */
 #include "tests/unit/adapter_make.h"
 
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #define T(layer, proj, half)                                                                       \
     "tensor \"base_model.model.model.layers." layer ".self_attn." proj ".lora_" half ".weight\""
 #define CONFIG(changed)                                                                            \

@@ -13,7 +13,7 @@
 #include "kernels/effect.h"
 #include "kernels/kern.h"
 
-#define FAKE_NAMES 12
+#define FAKE_NAMES 40
 #define FAKE_JOBS  64
 
 struct fake_folder {

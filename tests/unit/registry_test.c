@@ -610,6 +610,148 @@ static void many_loads_take_turns(void **state)
     fake_stop(&f);
 }
 
+/* A waiter is told when something it had in place is taken away, and not failed by what it does not
+ * wait for. */
+static void waiters_hear_of_losses(void **state)
+{
+    struct fake f;
+    struct lease lease = {0};
+    struct lease elder = {0};
+    struct lease_answer answer;
+    struct adapter_op op;
+    bool is_busy;
+    (void)state;
+    fake_start(&f, 1024, 64);
+    for (uint32_t i = 0; i < 4; i++) {
+        set_folder(&f, i, 512, 1);
+    }
+    assert_int_equal(acquire(&f, "a00", "a01", &elder, &answer), ERR_ADAPTER_LOADING);
+    fake_progress(&f, &is_busy);
+    assert_int_equal(f.job_n, 2); /* both stay out for now */
+    assert_int_equal(acquire(&f, "a02", "a03", &lease, &answer), ERR_ADAPTER_LOADING);
+    fake_progress(&f, &is_busy);
+    assert_int_equal(f.job_n, 4);
+    fake_run_job(&f, 2);
+    for (int i = 0; i < 8; i++) {
+        fake_progress(&f, &is_busy);
+    }
+    assert_int_equal(get(&f, "a02").state, ADAPTER_DEVICE);
+    assert_int_equal(acquire(&f, "a02", "a03", &lease, &answer), ERR_ADAPTER_LOADING);
+    /* its reload fails, it serves on: nobody who has it fails */
+    f.folders[2].fail = ERR_BAD_FILE;
+    ask(&f, &op, ADAPTER_OP_LOAD, "a02");
+    fake_progress(&f, &is_busy);
+    for (uint32_t i = 0; i < f.job_n; i++) {
+        if (f.jobs[i]->job.run == store_prepare && strcmp(f.jobs[i]->name, "a02") == 0) {
+            fake_run_job(&f, i);
+        }
+    }
+    assert_ptr_equal(registry_answered(f.registry), &op);
+    assert_int_equal(op.err.code, ERR_BAD_FILE);
+    assert_true(fake_progress(&f, &is_busy));
+    assert_int_equal(acquire(&f, "a02", "a03", &lease, &answer), ERR_ADAPTER_LOADING);
+    assert_false(fake_progress(&f, &is_busy));
+    /* unloaded by hand */
+    f.folders[2].fail = 0;
+    ask(&f, &op, ADAPTER_OP_UNLOAD, "a02");
+    assert_ptr_equal(registry_answered(f.registry), &op);
+    assert_true(fake_progress(&f, &is_busy));
+    assert_int_equal(acquire(&f, "a02", "a03", &lease, &answer), ERR_ADAPTER_LOADING);
+    assert_int_equal(get(&f, "a02").state, ADAPTER_LOADING);
+    fake_progress(&f, &is_busy);
+    for (uint32_t i = 0; i < f.job_n; i++) {
+        if (f.jobs[i]->job.run == store_prepare && strcmp(f.jobs[i]->name, "a02") == 0) {
+            fake_run_job(&f, i);
+        }
+    }
+    for (int i = 0; i < 8; i++) {
+        fake_progress(&f, &is_busy);
+    }
+    assert_int_equal(get(&f, "a02").state, ADAPTER_DEVICE);
+    /* evicted for the elder: a00 takes the free half, a01 takes that of a02 */
+    for (uint32_t i = f.job_n; i-- > 0;) {
+        if (strcmp(f.jobs[i]->name, "a00") == 0 || strcmp(f.jobs[i]->name, "a01") == 0) {
+            fake_run_job(&f, i);
+        }
+    }
+    assert_true(fake_progress(&f, &is_busy));
+    assert_int_equal(get(&f, "a02").state, ADAPTER_REGISTERED);
+    fake_settle(&f);
+    assert_int_equal(acquire(&f, "a00", "a01", &elder, &answer), 0);
+    registry_release(f.registry, &elder, f.now_ns);
+    registry_release(f.registry, &lease, f.now_ns);
+    fake_stop(&f);
+}
+
+/* Sixteen loads for younger requests hold every load slot and wait for memory that the oldest
+ * keeps; what the oldest still needs to read must find a slot. */
+static void oldest_finds_a_load_slot(void **state)
+{
+    struct fake f;
+    struct lease oldest = {0};
+    struct lease young[LIMIT_ADAPTER_JOBS + 1] = {{{0}}};
+    struct lease_answer answer;
+    struct adapter_op op;
+    char name[LIMIT_ADAPTER_NAME_BYTES];
+    (void)state;
+    fake_start(&f, 1024, 4096);
+    set_folder(&f, 0, 640, 1);
+    set_folder(&f, 1, 384, 1);
+    assert_int_equal(acquire(&f, "a00", "a01", &oldest, &answer), ERR_ADAPTER_LOADING);
+    assert_true(fake_settle(&f));
+    for (uint32_t i = 0; i < ARRAY_N(young); i++) {
+        fake_name(i + 2, name);
+        set_folder(&f, i + 2, 512, 1);
+        assert_int_equal(acquire(&f, name, NULL, &young[i], &answer), ERR_ADAPTER_LOADING);
+    }
+    fake_settle(&f);
+    ask(&f, &op, ADAPTER_OP_UNLOAD, "a01");
+    registry_answered(f.registry);
+    assert_true(fake_settle(&f));
+    assert_int_equal(acquire(&f, "a00", "a01", &oldest, &answer), ERR_ADAPTER_LOADING);
+    assert_true(fake_settle(&f));
+    assert_int_equal(acquire(&f, "a00", "a01", &oldest, &answer), 0);
+    registry_release(f.registry, &oldest, f.now_ns);
+    for (uint32_t i = 0; i < ARRAY_N(young); i++) {
+        fake_settle(&f);
+        fake_name(i + 2, name);
+        while (acquire(&f, name, NULL, &young[i], &answer) == ERR_ADAPTER_LOADING) {
+            assert_true(fake_settle(&f));
+        }
+        registry_release(f.registry, &young[i], f.now_ns);
+    }
+    fake_stop(&f);
+}
+
+/* When the one for whom others were held back gives up, they are told. */
+static void held_back_requests_hear_of_the_end(void **state)
+{
+    struct fake f;
+    struct lease big = {0};
+    struct lease hot[LIMIT_ADAPTER_OVERTAKES + 2] = {{{0}}};
+    struct lease_answer answer;
+    (void)state;
+    fake_start(&f, 1024, 4096);
+    set_folder(&f, 0, 256, 1);
+    set_folder(&f, 1, 1024, 1);
+    hold(&f, "a00", NULL, &hot[0]);
+    assert_int_equal(acquire(&f, "a01", NULL, &big, &answer), ERR_ADAPTER_LOADING);
+    fake_settle(&f);
+    for (uint32_t i = 1; i + 1 < ARRAY_N(hot); i++) {
+        assert_int_equal(acquire(&f, "a00", NULL, &hot[i], &answer), 0);
+    }
+    struct lease *last = &hot[ARRAY_N(hot) - 1];
+    assert_int_equal(acquire(&f, "a00", NULL, last, &answer), ERR_ADAPTER_LOADING);
+    assert_false(fake_settle(&f));
+    registry_release(f.registry, &big, f.now_ns);
+    assert_true(fake_settle(&f));
+    assert_int_equal(acquire(&f, "a00", NULL, last, &answer), 0);
+    for (uint32_t i = 0; i < ARRAY_N(hot); i++) {
+        registry_release(f.registry, &hot[i], f.now_ns);
+    }
+    fake_stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -627,6 +769,9 @@ int main(void)
         cmocka_unit_test(revision_rank_and_cold_policies),
         cmocka_unit_test(list_is_sorted_and_refused_jobs_are_retried),
         cmocka_unit_test(many_loads_take_turns),
+        cmocka_unit_test(waiters_hear_of_losses),
+        cmocka_unit_test(oldest_finds_a_load_slot),
+        cmocka_unit_test(held_back_requests_hear_of_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,10 @@
 /* The store on good folders, links, and folders that change under its eyes. */
 #include "tests/unit/adapter_make.h"
 
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "base/mem.h"
 #include "base/sha256.h"
 
