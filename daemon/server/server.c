@@ -76,10 +76,10 @@ int server_start(const struct server_options *options, struct server **out, stru
     struct rpc_service service = service_table(server);
     egress_start(server);
     server->rpc = rpc_server_start(&service);
-    loop_start(&server->loop);
     for (uint32_t i = 0; i < server->loop.acceptor.listener_n; i++) {
         log_msg(LOG_INFO, "listening on %s", server->loop.acceptor.listeners[i].name);
     }
+    loop_start(&server->loop); /* which owns the listeners from here on */
     *out = server;
     return 0;
 }

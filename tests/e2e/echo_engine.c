@@ -8,6 +8,7 @@
 #include "adapters/adapter.h"
 #include "base/clock.h"
 #include "base/job.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "sched/event.h"
@@ -178,6 +179,10 @@ static void echo_mark(struct echo_engine *engine, const struct msg *msg)
         if (seq->request->key == msg->key || msg->type == MSG_CANCEL_ALL) {
             seq->is_cancelled |= msg->type == MSG_CANCEL || msg->type == MSG_CANCEL_ALL;
             seq->is_stopped |= msg->type == MSG_STOP;
+            if (msg->type == MSG_PARK || msg->type == MSG_RESUME) {
+                log_msg(LOG_DEBUG, "%s %s", msg->type == MSG_PARK ? "park" : "resume",
+                        seq->request->id);
+            }
             seq->is_parked = msg->type == MSG_PARK || (seq->is_parked && msg->type != MSG_RESUME);
         }
     }

@@ -101,7 +101,7 @@ class Server:
         end = time.monotonic() + PATIENCE
         while text not in self.log():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"{text!r} is not in the log:\n{self.log()}")
+                raise AssertionError(f"{text!r} is not in the log:\n{self.log()[-4000:]}")
             time.sleep(0.01)
         return self
 
