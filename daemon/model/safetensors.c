@@ -258,7 +258,8 @@ static int tensor_header_read(struct tensor_set *set, const struct tensor_file *
             return rc;
         }
     }
-    return tensor_cover_check(file, set->tensors + first, set->tensor_n - first, err);
+    uint32_t n = set->tensor_n - first;
+    return tensor_cover_check(file, n > 0 ? set->tensors + first : NULL, n, err);
 }
 
 int tensor_set_add(struct tensor_set *set, const char *label, const void *data, size_t n,

@@ -7,9 +7,10 @@
 
 #include "base/base.h"
 
-#define WALK_ALIGN            64
-#define WALK_SCORE_LOGIT_ROWS 64 /* rows of logits that scores are computed in at a time, at most  \
-                                  */
+#define WALK_ALIGN 64
+#define WALK_SCORE_LOGIT_ROWS                                                                      \
+    64 /* rows of logits that scores are computed in at a time, at most                            \
+        */
 
 #define WALK_SAME_SIZE(a, b) _Static_assert(sizeof(struct a) == sizeof(struct b), #a " is " #b)
 #define WALK_SAME(a, b, field)                                                                     \

@@ -22,6 +22,7 @@ static const struct batch_limits limits = {
     .seg_max = GOLDEN_SEGS_MAX,
     .seg_row_max = GOLDEN_SEGS_MAX * GOLDEN_ROWS_MAX,
     .sample_max = GOLDEN_ROWS_MAX,
+    .score_max = GOLDEN_ROWS_MAX,
 };
 
 static bool golden_can_open(const struct golden_backend *backend)
@@ -116,7 +117,9 @@ void golden_open(struct golden *g, const struct golden_backend *backend, const c
     g->model.held = model_default_held(&g->model.desc);
     golden_open_device(g, backend);
     golden_check(model_load(&g->model, dir, &err), &err);
-    golden_check(walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, 1, &err), &err);
+    golden_check(
+        walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, &err),
+        &err);
     golden_load_adapter(g, dir, "a", 0);
     golden_load_adapter(g, dir, "b", 1);
     g->batch = mem_zalloc(batch_bytes(&limits));
@@ -205,4 +208,20 @@ uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32
         golden_read_logits(g, logits);
     }
     return out[n - 1].token;
+}
+
+void golden_score(struct golden *g, const struct golden_run *run, const int32_t *tokens, uint32_t n,
+                  struct batch_token *out)
+{
+    struct batch *b = g->batch;
+    golden_restart(g);
+    golden_fill(g, run, tokens, n, true);
+    batch_samples(b)[0] = batch_samples(b)[n - 1];
+    b->sample_n = 1;
+    b->score_n = n - 1;
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        batch_scores(b)[i] =
+            (struct batch_score){.row = i, .target = (uint32_t)tokens[i + 1], .top_n = 2};
+    }
+    assert_int_equal(walk_step(&g->walk, b, out), 0);
 }

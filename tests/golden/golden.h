@@ -57,4 +57,9 @@ void golden_restart(struct golden *g);
 uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32_t *tokens,
                      uint32_t n, bool is_prompt, float *logits);
 
+/* One prompt step of n rows from position 0 with a score for each but the last, and a sample for
+ * the last: out has the sample's record, then n - 1 scores. */
+void golden_score(struct golden *g, const struct golden_run *run, const int32_t *tokens, uint32_t n,
+                  struct batch_token *out);
+
 #endif

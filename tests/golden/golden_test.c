@@ -98,6 +98,36 @@ static void check_greedy(struct golden *g, const struct golden_run *run, uint32_
     }
 }
 
+/* Scores of prompt tokens against the logits of the same rows; a sample in the same step comes
+ * first. */
+static void check_scores(struct golden *g, const struct golden_run *run, const float *logits)
+{
+    static struct batch_token out[GOLDEN_ROWS_MAX];
+    const struct tensor *prompt = tensor_set_find(&g->expected, "prompt");
+    uint32_t n = (uint32_t)prompt->dims[0];
+    uint32_t vocab_n = g->model.desc.vocab_n;
+    int32_t tokens[GOLDEN_ROWS_MAX];
+    memcpy(tokens, prompt->data, n * sizeof *tokens);
+    golden_score(g, run, tokens, n, out);
+    for (uint32_t row = 0; row < n; row++) {
+        const float *l = logits + (size_t)row * vocab_n;
+        const struct batch_token *got = row + 1 < n ? &out[1 + row] : &out[0];
+        uint32_t best = 0;
+        double sum = 0;
+        for (uint32_t i = 0; i < vocab_n; i++) {
+            best = l[i] > l[best] ? i : best;
+            sum += exp((double)l[i]);
+        }
+        uint32_t target = row + 1 < n ? (uint32_t)tokens[row + 1] : best;
+        assert_int_equal(got->token, target);
+        assert_true(fabs((double)l[target] - log(sum) - (double)got->logprob) < 1e-4);
+        if (row + 1 < n) {
+            assert_int_equal(got->top_n, 2);
+            assert_int_equal(got->top_tokens[0], best);
+        }
+    }
+}
+
 static void check_run(struct golden *g, const struct golden_run *run, const char *label)
 {
     bool is_bf16 = g->model.held == DTYPE_BF16;
@@ -119,6 +149,7 @@ static void check_run(struct golden *g, const struct golden_run *run, const char
     }
     /* The law of order: a split at 64 positions changes no bit. */
     assert_memory_equal(logits[FEED_WHOLE], logits[FEED_SPLIT], bytes);
+    check_scores(g, run, logits[FEED_WHOLE]);
     for (enum feed feed = 0; feed < FEED_N; feed++) {
         mem_free(logits[feed]);
     }

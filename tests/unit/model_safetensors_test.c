@@ -60,6 +60,11 @@ static void reads_every_field(void **state)
     assert_int_equal(tensor_set_find(&set, "c")->dtype, -1);
     assert_null(tensor_set_find(&set, "d"));
     tensor_set_close(&set);
+    n = build(file, "{}", 0);
+    assert_int_equal(tensor_set_parse(&set, "x", file, n, &err), 0);
+    assert_int_equal(set.tensor_n, 0);
+    assert_null(tensor_set_find(&set, "a"));
+    tensor_set_close(&set);
 }
 
 struct lie {
