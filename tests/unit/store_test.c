@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "adapters/registry.h"
 #include "base/sha256.h"
+#include "base/thread.h"
 
 static struct make_dir dir;
 static struct model_desc desc;
@@ -369,6 +371,107 @@ static void scan_finds_adapters(void **state)
     make_dir_close(&root);
 }
 
+/* Store and registry together: the engine's side on a thread that may not touch the heap. */
+struct world {
+    struct kern kern;
+    struct store *store;
+    struct registry *registry;
+    struct prepare_job *jobs[8];
+    uint32_t job_n;
+    _Alignas(EFFECT_ALIGN) char pool[8192];
+    const void *block;
+    struct lease lease;
+    struct lease_answer answer;
+    int rc;
+};
+
+static void world_put(struct kern_dev *dev, void *to, const void *from, size_t n)
+{
+    (void)dev;
+    memcpy(to, from, n);
+}
+
+static bool world_submit(void *arg, struct prepare_job *job)
+{
+    struct world *w = arg;
+    w->jobs[w->job_n++] = job;
+    return true;
+}
+
+/* One visit of the engine thread: takes jobs back, makes progress, tries for the adapter. */
+static void world_engine(void *arg)
+{
+    struct world *w = arg;
+    struct lease_want want = {.n = 1, .names = {"served"}};
+    bool is_busy = true;
+    uint32_t version;
+    const void *block;
+    mem_seal();
+    while (w->job_n > 0) {
+        registry_job_done(w->registry, w->jobs[--w->job_n], 0);
+    }
+    w->rc = registry_acquire(w->registry, &want, &w->lease, 0, &w->answer);
+    while (is_busy) {
+        registry_progress(w->registry, 0, &is_busy);
+    }
+    while (registry_next_change(w->registry, &version, &block)) {
+        w->block = block;
+    }
+    if (w->rc == ERR_ADAPTER_LOADING) {
+        w->rc = registry_acquire(w->registry, &want, &w->lease, 0, &w->answer);
+    }
+}
+
+static void world_visit(struct world *w)
+{
+    struct thread thread;
+    thread_start(&thread, THREAD_ENGINE, "engine", world_engine, w);
+    thread_join(&thread);
+    for (uint32_t i = 0; i < w->job_n; i++) {
+        w->jobs[i]->job.run(&w->jobs[i]->job);
+    }
+}
+
+static void engine_never_touches_the_heap(void **state)
+{
+    static struct world w;
+    (void)state;
+    w.kern = make_kern;
+    w.kern.put = world_put;
+    w.store = make_store(&dir, &desc, DTYPE_F32);
+    struct registry_config config = {.kern = &w.kern,
+                                     .pool = w.pool,
+                                     .pool_bytes = sizeof w.pool,
+                                     .store = w.store,
+                                     .submit = world_submit,
+                                     .arg = &w,
+                                     .copy_bytes_max = 1000};
+    assert_int_equal(registry_new(&config, &w.registry, NULL), 0);
+    world_visit(&w); /* unknown: the job finds no folder */
+    assert_int_equal(w.rc, ERR_ADAPTER_LOADING);
+    make_adapter(&dir, "served", &MAKE_GOOD);
+    world_visit(&w);
+    assert_int_equal(w.rc, ERR_ADAPTER_NOT_FOUND);
+    world_visit(&w);
+    assert_int_equal(w.rc, ERR_ADAPTER_LOADING);
+    assert_int_equal(w.job_n, 1);
+    assert_non_null(w.jobs[0]->version);
+    world_visit(&w); /* placed, and pinned; its host copy is discarded by the job */
+    assert_int_equal(w.rc, 0);
+    assert_int_equal(w.job_n, 1);
+    assert_null(w.jobs[0]->version);
+    struct prepare_job job;
+    make_prepare(w.store, "served", &job);
+    assert_string_equal(w.answer.revisions[0], job.version->revision);
+    assert_memory_equal(w.block, job.version->block, job.version->block_bytes);
+    version_free(job.version);
+    registry_job_done(w.registry, w.jobs[0], 0);
+    registry_release(w.registry, &w.lease, 0);
+    assert_int_equal(registry_job_n(w.registry), 0);
+    registry_free(w.registry);
+    store_close(w.store);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -395,6 +498,7 @@ int main(void)
         cmocka_unit_test(links_out_of_the_root_are_refused),
         cmocka_unit_test(changing_folders_are_read_once_more),
         cmocka_unit_test(scan_finds_adapters),
+        cmocka_unit_test(engine_never_touches_the_heap),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
