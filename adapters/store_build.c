@@ -111,7 +111,7 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
     uint32_t site_n = store->config.desc->site_n;
     for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
         const struct parsed_lowrank *p = &parsed->lowranks[i];
-        float change[2];
+        float change[2] = {0};
         int rc = matrix_check(&p->a, p->a_name, held, &change[0], err);
         if (!rc) {
             rc = matrix_check(&p->b, p->b_name, held, &change[1], err);

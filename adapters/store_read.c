@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -89,6 +90,7 @@ static int folder_match(const struct store *store, const char *name, struct stor
             return open_error(marker, err); /* it is there, but cannot be reached */
         }
     }
+    ASSERT(store_kinds[0]);
     return err_set(err, ERR_BAD_FILE, "the folder holds no %s", store_kinds[0]->marker_files[0]);
 }
 
@@ -219,30 +221,32 @@ static const char *folder_changed(const struct store *store, const char *name,
     return NULL;
 }
 
+static int file_compare(const void *a, const void *b)
+{
+    const struct adapter_file *const *x = a;
+    const struct adapter_file *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
 /* SHA-256 over (name, NUL, length as 8 little-endian bytes, bytes) of each file, by name. */
 static void folder_hash(struct store_folder *folder)
 {
     struct sha256 sha;
     uint8_t digest[SHA256_BYTES];
-    const struct adapter_file *last = NULL;
+    const struct adapter_file *sorted[STORE_FILES_MAX] = {0};
+    for (uint32_t i = 0; i < folder->file_n; i++) {
+        sorted[i] = &folder->files[i];
+    }
+    qsort(sorted, folder->file_n, sizeof sorted[0], file_compare);
     sha256_init(&sha);
-    for (uint32_t k = 0; k < folder->file_n; k++) {
-        const struct adapter_file *next = NULL;
-        for (uint32_t i = 0; i < folder->file_n; i++) {
-            const struct adapter_file *f = &folder->files[i];
-            if ((!last || strcmp(f->name, last->name) > 0) &&
-                (!next || strcmp(f->name, next->name) < 0)) {
-                next = f;
-            }
-        }
+    for (uint32_t i = 0; i < folder->file_n; i++) {
         uint8_t length[8];
-        for (int i = 0; i < 8; i++) {
-            length[i] = (uint8_t)((uint64_t)next->n >> (8 * i));
+        for (int k = 0; k < 8; k++) {
+            length[k] = (uint8_t)((uint64_t)sorted[i]->n >> (8 * k));
         }
-        sha256_update(&sha, next->name, strlen(next->name) + 1);
+        sha256_update(&sha, sorted[i]->name, strlen(sorted[i]->name) + 1);
         sha256_update(&sha, length, sizeof length);
-        sha256_update(&sha, next->data, next->n);
-        last = next;
+        sha256_update(&sha, sorted[i]->data, sorted[i]->n);
     }
     sha256_final(&sha, digest);
     sha256_hex(digest, folder->revision);
@@ -251,7 +255,7 @@ static void folder_hash(struct store_folder *folder)
 int folder_open(const struct store *store, const char *name, struct store_folder *out,
                 struct err *err)
 {
-    struct stat stats[STORE_FILES_MAX];
+    struct stat stats[STORE_FILES_MAX] = {0};
     const char *changed = NULL;
     for (int i = 0; i < STORE_READ_TRIES; i++) {
         bool is_short = false;
