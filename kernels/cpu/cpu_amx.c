@@ -55,25 +55,23 @@ static void amx_store(uint32_t tile, void *to, size_t stride)
     }
 }
 
-static float amx_pairs(const uint32_t *a, const struct amx_tile *b, uint32_t column)
-{
-    float even = 0;
-    float odd = 0;
-    for (uint32_t k = 0; k < 16; k++) {
-        uint32_t w = b->word[k][column];
-        even = stand_in_fma(stand_in_even(a[k]), stand_in_even(w), even);
-        odd = stand_in_fma(stand_in_odd(a[k]), stand_in_odd(w), odd);
-    }
-    return stand_in_add(even, odd);
-}
-
 static void amx_dp(uint32_t c, uint32_t a, uint32_t b)
 {
     for (uint32_t r = 0; r < amx_rows; r++) {
+        float even[16] = {0};
+        float odd[16] = {0};
+        for (uint32_t k = 0; k < 16; k++) {
+            uint32_t x = amx_tiles[a].word[r][k];
+            float w_even[16];
+            float w_odd[16];
+            stand_in_split(amx_tiles[b].word[k], w_even, w_odd);
+            stand_in_fma(even, stand_in_flush(f32_of_bits(x << 16)), w_even);
+            stand_in_fma(odd, stand_in_flush(f32_of_bits(x & 0xFFFF0000u)), w_odd);
+        }
         for (uint32_t n = 0; n < 16; n++) {
             uint32_t *word = &amx_tiles[c].word[r][n];
-            float sum = amx_pairs(amx_tiles[a].word[r], &amx_tiles[b], n);
-            *word = f32_bits(stand_in_add(stand_in_flush(f32_of_bits(*word)), sum));
+            float sum = stand_in_flush(even[n] + odd[n]);
+            *word = f32_bits(stand_in_flush(stand_in_flush(f32_of_bits(*word)) + sum));
         }
     }
 }

@@ -15,11 +15,7 @@
 
 static ALWAYS_INLINE struct vec dp(struct vec acc, uint32_t x, const char *w)
 {
-    uint32_t pairs[16];
-    memcpy(pairs, w, sizeof pairs);
-    for (uint32_t i = 0; i < 16; i++) {
-        acc.f[i] = stand_in_dp(acc.f[i], x, pairs[i]);
-    }
+    stand_in_dp(acc.f, x, w);
     return acc;
 }
 

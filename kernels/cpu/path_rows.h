@@ -173,7 +173,7 @@ static inline float rows_lse(const float *logits, uint32_t n)
     struct vec top = lowest;
     for (uint32_t i = 0; i < n; i += VEC_N) {
         struct vec l = vec_first(rows_load(logits + i, n - i), MIN(VEC_N, n - i), lowest);
-        top = vec_max(vec_min(l, highest), top);
+        top = vec_max(vec_min(vec_max(l, lowest), highest), top);
     }
     float largest = vec_largest(top);
     if (largest == -INFINITY) {

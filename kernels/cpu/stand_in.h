@@ -21,17 +21,6 @@ static inline float stand_in_flush(float f)
     return f32_of_bits(u & 0x7F800000u ? u : u & 0x80000000u);
 }
 
-/* The even (low) and the odd (high) value of a pair, denormals flushed. */
-static inline float stand_in_even(uint32_t pair)
-{
-    return stand_in_flush(f32_of_bits(pair << 16));
-}
-
-static inline float stand_in_odd(uint32_t pair)
-{
-    return stand_in_flush(f32_of_bits(pair & 0xFFFF0000u));
-}
-
 /* a * b + c fell on +-FLT_MIN: was it rounded up from below? a * b is exact in double. */
 static inline float stand_in_at_edge(float a, float b, float c, float r)
 {
@@ -46,27 +35,46 @@ static inline float stand_in_at_edge(float a, float b, float c, float r)
     return over > 0 || (over == 0 && rest_over >= 0) ? r : copysignf(0.0f, r);
 }
 
-/* a * b + c of flushed values. */
-static inline float stand_in_fma(float a, float b, float c)
+/* acc[i] = a * w[i] + acc[i] for 16 lanes of flushed values. */
+static inline void stand_in_fma(float *acc, float a, const float *w)
 {
-    float r = fmaf(a, b, c);
-    float size = fabsf(r);
-    if (LIKELY(!(size <= FLT_MIN) || size == 0.0f)) {
-        return r;
+    float r[16];
+    uint32_t edge = 0;
+    for (uint32_t i = 0; i < 16; i++) {
+        r[i] = fmaf(a, w[i], acc[i]);
+        edge |= (f32_bits(r[i]) & 0x7FFFFFFFu) == 0x00800000u;
     }
-    return size < FLT_MIN ? copysignf(0.0f, r) : stand_in_at_edge(a, b, c, r);
+    for (uint32_t i = 0; i < 16 && UNLIKELY(edge); i++) {
+        r[i] = fabsf(r[i]) == FLT_MIN ? stand_in_at_edge(a, w[i], acc[i], r[i]) : r[i];
+    }
+    for (uint32_t i = 0; i < 16; i++) {
+        acc[i] = stand_in_flush(r[i]);
+    }
 }
 
-static inline float stand_in_add(float a, float b)
+/* Splits 16 pairs into their even (low) and odd (high) values, denormals flushed. */
+static inline void stand_in_split(const void *pairs, float *even, float *odd)
 {
-    return stand_in_flush(a + b);
+    uint32_t word[16];
+    memcpy(word, pairs, sizeof word);
+    for (uint32_t i = 0; i < 16; i++) {
+        even[i] = stand_in_flush(f32_of_bits(word[i] << 16));
+        odd[i] = stand_in_flush(f32_of_bits(word[i] & 0xFFFF0000u));
+    }
 }
 
-/* vdpbf16ps, one lane: the odd products first, each accumulated on its own. */
-static inline float stand_in_dp(float acc, uint32_t x, uint32_t w)
+/* vdpbf16ps of a broadcast pair: the odd products first, each accumulated on its own. Never
+ * inlined: the product's unrolled loops would multiply it by hundreds. */
+static __attribute__((noinline, unused)) void stand_in_dp(float *acc, uint32_t x, const void *pairs)
 {
-    acc = stand_in_fma(stand_in_odd(x), stand_in_odd(w), stand_in_flush(acc));
-    return stand_in_fma(stand_in_even(x), stand_in_even(w), acc);
+    float even[16];
+    float odd[16];
+    stand_in_split(pairs, even, odd);
+    for (uint32_t i = 0; i < 16; i++) {
+        acc[i] = stand_in_flush(acc[i]);
+    }
+    stand_in_fma(acc, stand_in_flush(f32_of_bits(x & 0xFFFF0000u)), odd);
+    stand_in_fma(acc, stand_in_flush(f32_of_bits(x << 16)), even);
 }
 
 #endif
