@@ -15,6 +15,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "deploy"))
 import stubs  # noqa: E402
 
+# Sanitizer builds: whole libraries that are not instrumented are left out, by name.
+TESTS = os.path.join(ROOT, "tests")
+os.environ.setdefault("TSAN_OPTIONS", f"halt_on_error=1 suppressions={TESTS}/tsan.supp")
+os.environ.setdefault("LSAN_OPTIONS", f"suppressions={TESTS}/lsan.supp")
+
 warnings.filterwarnings("ignore")
 stubs.path()
 import grpc  # noqa: E402

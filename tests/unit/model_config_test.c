@@ -177,6 +177,7 @@ static const struct variant variants[] = {
      0},
     {"llama", "", "\"attention_bias\":true,\"mlp_bias\":true", NULL, 0},
     {"qwen2", "", "\"sliding_window\":4096,\"use_sliding_window\":false", NULL, 0},
+    {"qwen2", "", "\"sliding_window\":null,\"use_sliding_window\":true", NULL, 0},
     {"qwen3", "", "\"layer_types\":[\"full_attention\",\"full_attention\"]", NULL, 0},
     {"llama", "model_type", "\"x\":null", "\"model_type\" is missing", ERR_BAD_FILE},
     {"llama", "model_type", "\"model_type\":\"mistral\"",

@@ -1,0 +1,5 @@
+include(${CMAKE_CURRENT_LIST_DIR}/fuzz_target.cmake)
+if(WITH_SERVER)
+  fuzz_target(fuzz_request fuzz/fuzz_request.c fuzz/corpus/fuzz_request server rpc proto text)
+  fuzz_target(fuzz_config_file fuzz/fuzz_config_file.c fuzz/corpus/fuzz_config_file options)
+endif()

@@ -1,0 +1,3 @@
+if(WITH_SERVER)
+  graft_test(options_test unit/options_test.c options)
+endif()
