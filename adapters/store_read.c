@@ -237,7 +237,7 @@ static void folder_hash(struct store_folder *folder)
     for (uint32_t i = 0; i < folder->file_n; i++) {
         sorted[i] = &folder->files[i];
     }
-    qsort(sorted, folder->file_n, sizeof sorted[0], file_compare);
+    qsort(sorted, folder->file_n, sizeof(struct adapter_file *), file_compare);
     sha256_init(&sha);
     for (uint32_t i = 0; i < folder->file_n; i++) {
         uint8_t length[8];
