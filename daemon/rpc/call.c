@@ -74,6 +74,8 @@ void rpc_call_unref(struct rpc_call *call)
     grpc_metadata_array_destroy(&call->metadata);
     grpc_call_details_destroy(&call->details);
     if (call->grpc) {
+        /* The last of these lets rpc_server_stop go on: everything above happens before it. */
+        RPC_TSAN_RELEASE(call->server);
         grpc_call_unref(call->grpc);
     }
     mem_free(call);

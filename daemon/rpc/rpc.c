@@ -130,6 +130,7 @@ void rpc_server_stop(struct rpc_server *server, int64_t grace_ns)
         grpc_server_cancel_all_calls(server->grpc);
         rpc_wait_stopped(server, CLOCK_NEVER);
     }
+    RPC_TSAN_ACQUIRE(server);
     grpc_server_destroy(server->grpc);
     grpc_completion_queue_shutdown(server->queue);
     thread_join(&server->thread);

@@ -2,11 +2,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "rpc/codec.h"
 #include "server/request.h"
 #include "server/server_int.h"
+#include "server/stream.h"
 
 static struct stream *stream_new(struct rpc_call *call, bool is_session)
 {
@@ -32,7 +32,6 @@ static int lane_submit(struct server *server, struct lane *lane, struct rpc_erro
     }
     request->key = ++server->live.key_end;
     request->owner = lane;
-    request->arrival_ns = clock_now_ns();
     request->deadline_ns = rpc_call_deadline_ns(lane->stream->user.call);
     msg.key = request->key;
     live_add(&server->live, lane);
@@ -62,17 +61,18 @@ static int undecodable(struct rpc_error *error, const char *type)
 void generate_on_message(void *ctx, struct rpc_call *call, const void *data, size_t n)
 {
     struct server *server = ctx;
-    struct rpc_error error = {0};
     struct stream *stream = stream_new(call, false);
     rpc_call_set_user(call, stream);
     struct lane *lane = lane_new(stream);
     const ProtobufCMessage *message =
         rpc_unpack(&graft__v1__generate_request__descriptor, data, n, &lane->arena);
-    int rc = message ? lane_begin(server, (const Graft__V1__GenerateRequest *)message, lane, &error)
-                     : undecodable(&error, "graft.v1.GenerateRequest");
+    int rc = message ? lane_begin(server, (const Graft__V1__GenerateRequest *)message, lane,
+                                  &lane->error)
+                     : undecodable(&lane->error, "graft.v1.GenerateRequest");
     if (rc) {
         stream->is_refused = true;
-        rpc_call_finish(call, NULL, &error);
+        lane_log(lane);
+        rpc_call_finish(call, NULL, &lane->error);
         lane_free(lane);
     }
 }

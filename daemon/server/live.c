@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 static uint32_t live_bucket(const char *id)
@@ -76,6 +77,7 @@ struct lane *lane_new(struct stream *stream)
     arena_init(&lane->arena);
     lane->stream = stream;
     lane->out.stop_index = -1;
+    lane->request.arrival_ns = clock_now_ns();
     rpc_call_ref(stream->user.call);
     return lane;
 }

@@ -21,7 +21,7 @@ void stream_flush(struct server *server, struct stream *stream);
 void lane_return_id(struct server *server, struct lane *lane);
 void lane_return(struct server *server, struct lane *lane);
 
-/* One line about a request that has ended. */
+/* One line about a request that has ended or was refused. Any thread that owns the lane. */
 void lane_log(const struct lane *lane);
 
 /* Nothing is sent any more: the client has gone, or was too slow for a drain. */

@@ -4,6 +4,7 @@ The same tests run against any program that speaks graft.v1; GRAFT_ECHO_SERVER n
 """
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -86,7 +87,8 @@ def program():
 class Server:
     """An echo server in a folder of its own."""
 
-    def __init__(self, step_us=200, start_ms=0, drain_ms=20000, active=64, tcp=False, folder=None):
+    def __init__(self, step_us=200, start_ms=0, drain_ms=20000, active=64, tcp=False, folder=None,
+                 files=None):
         self.folder = folder or tempfile.mkdtemp(prefix="graft-e2e-")
         write_byte_model(self.folder)
         self.path = os.path.join(self.folder, "s.sock")
@@ -96,7 +98,9 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [program(), self.folder, str(step_us), str(start_ms), str(drain_ms), str(active),
-                 *addresses], stderr=log, stdout=log)
+                 *addresses], stderr=log, stdout=log,
+                preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE,
+                                                                 (files, files))))
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:

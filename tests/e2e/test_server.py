@@ -681,7 +681,7 @@ class StartAndStop(unittest.TestCase):
                 list(session)
             self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
             idle.put(None)
-            self.assertEqual(server.wait(), 0)
+            self.assertEqual(server.wait(), 0, server.log())
         self.assertFalse(os.path.exists(server.path))
         self.assertFalse(os.path.exists(server.path + ".lock"))
 
@@ -736,6 +736,20 @@ class StartAndStop(unittest.TestCase):
             calls = [client.generate("ab", stopping={"max_tokens": 10}) for _ in range(200)]
             for call in calls:
                 self.assertEqual("".join(m.text for m in call), "ababababab")
+        server.stop()
+
+    def test_out_of_descriptors(self):
+        server = Server(files=64).ready()
+        crowd = []
+        for _ in range(80):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(server.path)
+            crowd.append(s)
+        server.wait_log("refused a connection")
+        for s in crowd:
+            s.close()
+        with Client(server.address) as client:
+            self.assertEqual(client.answer("on", stopping={"max_tokens": 2})[0], "on")
         server.stop()
 
     def test_idle_uses_no_cpu(self):
