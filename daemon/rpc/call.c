@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "google/rpc/status.pb-c.h"
 #include "rpc/tsan.h"
 
 enum rpc_send_state {

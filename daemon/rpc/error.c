@@ -9,6 +9,7 @@
 #include "google/protobuf/any.pb-c.h"
 #include "google/protobuf/duration.pb-c.h"
 #include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
 
 #define RPC_ERROR_DOMAIN             "graft"
 #define RPC_ERROR_DETAILS            3 /* ErrorInfo, RetryInfo, and one more */

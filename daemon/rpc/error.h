@@ -9,9 +9,10 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "base/limits.h"
-#include "google/rpc/status.pb-c.h"
 
 #define RPC_ERROR_META_MAX 4
+
+struct Google__Rpc__Status; /* google/rpc/status.pb-c.h */
 
 struct rpc_error {
     struct err err;                            /* code != 0 */
@@ -27,7 +28,7 @@ struct rpc_error {
 void rpc_error_add_meta(struct rpc_error *error, const char *key, uint64_t value);
 
 /* The google.rpc.Status of an error; everything in it lives in the arena. */
-Google__Rpc__Status *rpc_error_status(const struct rpc_error *error, struct arena *arena);
+struct Google__Rpc__Status *rpc_error_status(const struct rpc_error *error, struct arena *arena);
 
 /* Milliseconds after which a client may try again; 0 when it had better not. */
 int64_t rpc_error_retry_ms(int code);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "graft/v1/inference.pb-c.h"
 #include "rpc/codec.h"
 #include "server/request.h"
 #include "server/server_int.h"

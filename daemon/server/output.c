@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "graft/v1/inference.pb-c.h"
+
 #define OUTPUT_END_BYTES 128 /* started, finish, usage and timing, about */
 
 static void add_u32(struct buf *buf, uint32_t value)

@@ -3,9 +3,10 @@
 #ifndef SERVER_OUTPUT_H
 #define SERVER_OUTPUT_H
 
-#include "graft/v1/inference.pb-c.h"
 #include "server/lane.h"
 #include "server/server.h"
+
+struct Graft__V1__GenerateResponse; /* graft/v1/inference.pb-c.h */
 
 /* EVENT_STARTED: makes `started` and the echo ready. */
 void output_start(const struct server_model *model, struct lane *lane);
@@ -22,8 +23,8 @@ void output_end(struct lane *lane, enum finish_reason reason);
 size_t output_bytes(const struct lane *lane);
 
 /* The next message: borrows from the lane and the arena until output_clear. */
-Graft__V1__GenerateResponse *output_pack(const struct server_model *model, struct lane *lane,
-                                         struct arena *arena);
+struct Graft__V1__GenerateResponse *output_pack(const struct server_model *model, struct lane *lane,
+                                                struct arena *arena);
 void output_clear(struct lane *lane);
 
 #endif

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "adapters/adapter.h"
+#include "graft/v1/inference.pb-c.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 

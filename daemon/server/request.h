@@ -2,13 +2,15 @@
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
-#include "graft/v1/inference.pb-c.h"
 #include "server/lane.h"
 #include "server/server.h"
 
+struct Graft__V1__GenerateRequest; /* graft/v1/inference.pb-c.h */
+struct Graft__V1__Chat;
+
 /* Checks every field against the model and fills lane->request but for its key, arrival and
  * deadline. The message lives in the lane's arena. Tokenizes, allocates. */
-int request_fill(const struct server_model *model, const Graft__V1__GenerateRequest *message,
+int request_fill(const struct server_model *model, const struct Graft__V1__GenerateRequest *message,
                  struct lane *lane, struct rpc_error *error);
 
 /* "" or the served name. */
@@ -16,7 +18,7 @@ int request_check_model(const struct server_model *model, const char *name,
                         struct rpc_error *error);
 
 /* Token ids of chat messages. */
-int request_render_chat(const struct server_model *model, const Graft__V1__Chat *chat,
+int request_render_chat(const struct server_model *model, const struct Graft__V1__Chat *chat,
                         struct token_vec *out, struct rpc_error *error);
 
 /* Notes the field and the error; returns the code. */

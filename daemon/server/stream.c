@@ -6,6 +6,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "google/rpc/status.pb-c.h"
+#include "graft/v1/inference.pb-c.h"
 #include "server/output.h"
 #include "server/server_int.h"
 

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "google/rpc/status.pb-c.h"
 #include "graft/v1/adapter.pb-c.h"
+#include "graft/v1/inference.pb-c.h"
 #include "graft/v1/model.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "rpc/codec.h"

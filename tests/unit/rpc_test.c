@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
 #include "graft/v1/inference.pb-c.h"
 #include "rpc/client.h"
 #include "rpc/codec.h"

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "graft/v1/inference.pb-c.h"
 #include "server/address.h"
 #include "server/request.h"
 #include "tests/byte_model.h"
