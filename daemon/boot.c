@@ -12,11 +12,12 @@
 
 _Static_assert(BOOT_JOBS_N >= 2 * LIMIT_ADAPTER_JOBS, "every job of the engine fits");
 
-/* A step gives each sequence a token, an end and, when a prompt wants log-probabilities, one event
- * a prompt token; the engine wants room for two steps. */
+/* The engine plans a step only when the ring can hold all that it may cause, and wants room for
+ * two: per sequence a start, a token and an end, per row the log-probability of a prompt token, and
+ * the end of the step. Beyond that, every request that waits may fail at once. */
 static uint32_t events_n(uint32_t sequence_max)
 {
-    uint32_t want = 2 * (2 * sequence_max + LIMIT_STEP_ROWS + 2) + LIMIT_QUEUE;
+    uint32_t want = 2 * (3 * sequence_max + LIMIT_STEP_ROWS + 1) + LIMIT_QUEUE;
     uint32_t n = 1;
     while (n < want) {
         n *= 2;

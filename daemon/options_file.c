@@ -78,7 +78,9 @@ static int reader_setting(void *user, const char *section, const char *key, cons
     if (reader->rc) {
         return 0;
     }
-    if (!wanted) {
+    if (value[0] == ';') {
+        reader_fail(reader, "the value begins with the sign of a comment");
+    } else if (!wanted) {
         reader->rc = err_set(reader->err, ERR_INVALID_PARAMETER, "%s:%u: unknown key \"%.100s\"",
                              reader->label, reader->line, key);
     } else if (strcmp(section, wanted) != 0) {

@@ -1,6 +1,6 @@
 """What the end-to-end tests share: a byte-level tokenizer, a server process, channels and stubs.
 
-The same tests run against any program that speaks graft.v1; GRAFT_ECHO_SERVER names the stand-in.
+GRAFT_ECHO_SERVER and GRAFT_DAEMON name the programs.
 """
 import json
 import os
@@ -31,7 +31,7 @@ from graft.v1 import inference_pb2 as pb  # noqa: E402
 from graft.v1 import model_pb2 as model_pb  # noqa: E402
 from grpc_status import rpc_status  # noqa: E402
 
-__all__ = ["grpc", "pb", "adapter_pb", "model_pb", "Server", "Client", "details", "reason",
+__all__ = ["grpc", "pb", "adapter_pb", "model_pb", "Server", "Daemon", "Client", "details", "reason",
            "write_byte_model", "END"]
 
 END = 256  # <|end|> of the byte model
@@ -77,30 +77,24 @@ def write_byte_model(folder):
         json.dump({"chat_template": "{{ '<|im_start|>' }}", "eos_token": "<|end|>"}, f)
 
 
-def program():
-    path = os.environ.get("GRAFT_ECHO_SERVER")
+def program(variable):
+    path = os.environ.get(variable)
     if not path:
-        sys.exit("GRAFT_ECHO_SERVER names no program")
+        sys.exit(f"{variable} names no program")
     return path
 
 
-class Server:
-    """An echo server in a folder of its own."""
+class Process:
+    """A program that serves graft.v1 on a unix socket in a folder of its own."""
 
-    def __init__(self, step_us=200, start_ms=0, drain_ms=20000, active=64, tcp=False, folder=None,
-                 files=None):
-        self.folder = folder or tempfile.mkdtemp(prefix="graft-e2e-")
-        write_byte_model(self.folder)
-        self.path = os.path.join(self.folder, "s.sock")
+    def __init__(self, folder, arguments, files=None):
+        self.folder = folder
+        self.path = os.path.join(folder, "s.sock")
         self.address = "unix:" + self.path
-        self.log_path = os.path.join(self.folder, f"log-{time.monotonic_ns()}")
-        addresses = [self.address] + (["tcp://127.0.0.1:0"] if tcp else [])
+        self.log_path = os.path.join(folder, f"log-{time.monotonic_ns()}")
+        limit = files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(
-                [program(), self.folder, str(step_us), str(start_ms), str(drain_ms), str(active),
-                 *addresses], stderr=log, stdout=log,
-                preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE,
-                                                                 (files, files))))
+            self.process = subprocess.Popen(arguments, stderr=log, stdout=log, preexec_fn=limit)
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:
@@ -115,7 +109,7 @@ class Server:
         return self
 
     def ready(self):
-        return self.wait_log("ready")
+        return self.wait_log(" ready")
 
     def tcp_port(self):
         line = next(x for x in self.log().splitlines() if "tcp://" in x)
@@ -138,6 +132,27 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+class Server(Process):
+    """The echo server."""
+
+    def __init__(self, step_us=200, start_ms=0, drain_ms=20000, active=64, tcp=False, folder=None,
+                 files=None):
+        folder = folder or tempfile.mkdtemp(prefix="graft-e2e-")
+        write_byte_model(folder)
+        addresses = [f"unix:{folder}/s.sock"] + (["tcp://127.0.0.1:0"] if tcp else [])
+        super().__init__(folder, [program("GRAFT_ECHO_SERVER"), folder, str(step_us),
+                                  str(start_ms), str(drain_ms), str(active), *addresses], files)
+
+
+class Daemon(Process):
+    """graftd itself on a model, with any flags."""
+
+    def __init__(self, model, *flags, folder=None):
+        folder = folder or tempfile.mkdtemp(prefix="graft-e2e-")
+        super().__init__(folder, [program("GRAFT_DAEMON"), "--model", model, "--listen",
+                                  f"unix:{folder}/s.sock", *flags])
 
 
 class Client:

@@ -69,6 +69,7 @@ static void test_file_refusals(void **state)
                 "x.conf:2: insecure-tcp is \"yes\", must be true or false");
     refuse_text("[server]\ndrain-timeout = 5\n",
                 "x.conf:2: drain-timeout is \"5\", must be a duration such as 30s (ms, s, m, h)");
+    refuse_text("[model]\nmodel =;x\n", "x.conf:2: the value begins with the sign of a comment");
     refuse_text("[model]\nmodel =\n", "x.conf:2: model has no value");
 }
 
