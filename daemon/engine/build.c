@@ -1,0 +1,227 @@
+/* From a plan to a batch: rows, page tables, samples with their biases and histories, scores, and
+ * the adapter segments. All loops are over what the step has, never over what the daemon could. */
+#include <math.h>
+
+#include "engine/core_int.h"
+
+/* A request's biases, and while it is younger than min_tokens also its ending tokens, forbidden.
+ * No token twice: an ending token's own bias is left out, it is forbidden anyway. */
+static void build_biases(struct core *core, const struct request *request, uint32_t generated_n,
+                         struct batch_sample *sample)
+{
+    struct batch *batch = core->batch;
+    struct batch_bias *biases = batch_biases(batch);
+    uint32_t first = batch->bias_n;
+    uint32_t n = first;
+    uint32_t ending_n = request->eos_n + request->stop_n;
+    if (generated_n >= request->min_tokens) {
+        ending_n = 0;
+    }
+    for (uint32_t i = 0; i < ending_n; i++) {
+        uint32_t token =
+            i < request->eos_n ? request->eos_tokens[i] : request->stop_tokens[i - request->eos_n];
+        bool is_new = true;
+        for (uint32_t j = first; j < n; j++) {
+            is_new = is_new && biases[j].token != token;
+        }
+        if (is_new) {
+            biases[n++] = (struct batch_bias){token, -INFINITY};
+        }
+    }
+    uint32_t forbidden_n = n - first;
+    for (uint32_t i = 0; i < request->bias_n; i++) {
+        bool is_new = true;
+        for (uint32_t j = first; j < first + forbidden_n; j++) {
+            is_new = is_new && biases[j].token != request->biases[i].token;
+        }
+        if (is_new) {
+            biases[n++] = (struct batch_bias){request->biases[i].token, request->biases[i].bias};
+        }
+    }
+    sample->bias_first = first;
+    sample->bias_n = n - first;
+    batch->bias_n = n;
+    ASSERT_CMP(n, <=, batch->bias_max);
+}
+
+/* The sequence so far, when a penalty looks at it. */
+static void build_hist(struct core *core, const struct request *request,
+                       const struct sched_seq *seq, struct batch_sample *sample)
+{
+    struct batch *batch = core->batch;
+    const struct sampling *s = &request->sampling;
+    sample->hist_first = batch->hist_n;
+    if (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0) {
+        return;
+    }
+    uint32_t *hist = batch_hist(batch) + batch->hist_n;
+    sample->hist_n = seq->prompt_n + seq->generated_n;
+    sample->hist_prompt_n = seq->prompt_n;
+    batch->hist_n += sample->hist_n;
+    ASSERT_CMP(batch->hist_n, <=, batch->hist_max);
+    memcpy(hist, request->tokens, seq->prompt_n * sizeof *hist);
+    memcpy(hist + seq->prompt_n, core_tokens(core, seq->slot), seq->generated_n * sizeof *hist);
+}
+
+static void build_sample(struct core *core, const struct sched_item *item)
+{
+    struct batch *batch = core->batch;
+    const struct sched_seq *seq = &core->sched.seqs[item->id];
+    const struct request *request = core->seqs[item->id].request;
+    const struct sampling *s = &request->sampling;
+    ASSERT_CMP(batch->sample_n, <, batch->sample_max);
+    struct batch_sample *sample = &batch_samples(batch)[batch->sample_n++];
+    *sample = (struct batch_sample){
+        .row = batch->row_n - 1,
+        .slot = item->slot,
+        .pos = seq->prompt_n + seq->generated_n,
+        .temperature = s->temperature,
+        .top_p = s->top_p,
+        .min_p = s->min_p,
+        .top_k = s->top_k,
+        .repetition_penalty = s->repetition_penalty,
+        .presence_penalty = s->presence_penalty,
+        .frequency_penalty = s->frequency_penalty,
+        .seed = s->seed,
+        .top_logprobs = request->top_logprobs,
+    };
+    build_biases(core, request, seq->generated_n, sample);
+    build_hist(core, request, seq, sample);
+}
+
+/* The prompt row at pos tells the probability of the prompt's next token, unless that has been
+ * sent already (before a preemption). */
+static bool build_score(struct core *core, uint32_t id, uint32_t pos)
+{
+    struct batch *batch = core->batch;
+    const struct seq *seq = &core->seqs[id];
+    const struct request *request = seq->request;
+    if (request->prompt_logprobs < 0 || pos + 1 >= request->token_n || pos < seq->scored_n) {
+        return false;
+    }
+    ASSERT_CMP(batch->score_n, <, batch->score_max);
+    batch_scores(batch)[batch->score_n++] = (struct batch_score){
+        .row = batch->row_n - 1,
+        .target = request->tokens[pos + 1],
+        .top_n = (uint32_t)request->prompt_logprobs,
+    };
+    return true;
+}
+
+static void build_rows(struct core *core, uint32_t item_index)
+{
+    struct batch *batch = core->batch;
+    const struct sched_item *item = &core->plan.items[item_index];
+    const struct sched_seq *seq = &core->sched.seqs[item->id];
+    const struct request *request = core->seqs[item->id].request;
+    uint32_t newest = seq->prompt_n + seq->generated_n - 1;
+    core->item_score_n[item_index] = 0;
+    for (uint32_t pos = item->pos; pos < item->pos + item->row_n; pos++) {
+        struct batch_row row = {.slot = item->slot, .pos = pos};
+        if (item->is_prompt) {
+            row.token = request->tokens[pos];
+            row.flags = BATCH_ROW_PROMPT;
+        } else if (pos == newest) {
+            /* The rank knows it: it is what it sampled last for this slot, which the sequence has
+             * had since it started. */
+            row.flags = BATCH_ROW_FROM_SLOT;
+        } else {
+            row.token = core_tokens(core, item->slot)[pos - seq->prompt_n];
+        }
+        ASSERT_CMP(batch->row_n, <, batch->row_max);
+        batch_rows(batch)[batch->row_n++] = row;
+        if (item->is_prompt && build_score(core, item->id, pos)) {
+            core->item_score_n[item_index]++;
+        }
+    }
+}
+
+static void build_seq(struct core *core, const struct sched_item *item)
+{
+    struct batch *batch = core->batch;
+    const uint32_t *table = sched_pages(&core->sched, item->id);
+    uint32_t page_n = DIV_UP(item->pos + item->row_n, LIMIT_KV_PAGE);
+    ASSERT_CMP(batch->seq_n, <, batch->seq_max);
+    batch_seqs(batch)[batch->seq_n++] = (struct batch_seq){
+        .slot = item->slot,
+        .row_first = batch->row_n,
+        .row_n = item->row_n,
+        .page_first = batch->page_n,
+        .page_n = page_n,
+    };
+    ASSERT_CMP(batch->page_n + page_n, <=, batch->page_max);
+    memcpy(batch_pages(batch) + batch->page_n, table, page_n * sizeof *table);
+    batch->page_n += page_n;
+}
+
+/* Shell sort: small, in place, and the keys are unique. */
+static void build_sort(uint64_t *keys, uint32_t n)
+{
+    for (uint32_t gap = n / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11) {
+        for (uint32_t i = gap; i < n; i++) {
+            uint64_t key = keys[i];
+            uint32_t j = i;
+            for (; j >= gap && keys[j - gap] > key; j -= gap) {
+                keys[j] = keys[j - gap];
+            }
+            keys[j] = key;
+        }
+    }
+}
+
+/* Rows of one sequence into the segment of its version, which is opened when it changes. */
+static void build_seg_rows(struct core *core, uint32_t order, uint32_t version, uint32_t seq_index)
+{
+    struct batch *batch = core->batch;
+    struct batch_seg *segs = batch_segs(batch);
+    const struct batch_seq *rows = &batch_seqs(batch)[seq_index];
+    uint32_t id = core->plan.items[seq_index].id;
+    float weight = core->seqs[id].request->adapters[order].weight;
+    uint32_t last = batch->seg_n - 1;
+    if (batch->seg_n == 0 || segs[last].order != order || segs[last].version != version) {
+        last = batch->seg_n;
+        ASSERT_CMP(last, <, batch->seg_max);
+        segs[last] = (struct batch_seg){version, order, batch->seg_row_n, 0};
+        batch->seg_n++;
+    }
+    ASSERT_CMP(batch->seg_row_n + rows->row_n, <=, batch->seg_row_max);
+    for (uint32_t i = 0; i < rows->row_n; i++) {
+        batch_seg_rows(batch)[batch->seg_row_n++] =
+            (struct batch_seg_row){rows->row_first + i, weight};
+    }
+    segs[last].row_n += rows->row_n;
+}
+
+/* Segments sorted by (order, version); an adapter of weight 0 is in none. */
+static void build_segs(struct core *core)
+{
+    for (uint32_t order = 0; order < LIMIT_REQUEST_ADAPTERS; order++) {
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < core->plan.item_n; i++) {
+            const struct seq *seq = &core->seqs[core->plan.items[i].id];
+            if (order < seq->request->adapter_n && seq->request->adapters[order].weight != 0) {
+                core->sort_keys[n++] = (uint64_t)seq->lease.version[order] << 32 | i;
+            }
+        }
+        build_sort(core->sort_keys, n);
+        for (uint32_t i = 0; i < n; i++) {
+            build_seg_rows(core, order, (uint32_t)(core->sort_keys[i] >> 32),
+                           (uint32_t)core->sort_keys[i]);
+        }
+    }
+}
+
+void build_batch(struct core *core)
+{
+    batch_clear(core->batch);
+    core->batch->step = core->step;
+    for (uint32_t i = 0; i < core->plan.item_n; i++) {
+        const struct sched_item *item = &core->plan.items[i];
+        build_seq(core, item);
+        build_rows(core, i);
+        if (item->is_sample) {
+            build_sample(core, item);
+        }
+    }
+    build_segs(core);
+}

@@ -1,0 +1,447 @@
+/* The turn of the engine, and the way of a step: plan, build, send, receive, tell. */
+#include "engine/core.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "engine/core_int.h"
+
+#define CORE_MSG_TURN   64              /* messages taken from one inbox in one turn */
+#define CORE_BLOCKED_NS CLOCK_NS_PER_MS /* how soon to look again for room in a full ring */
+
+void core_batch_limits(const struct sched_config *sched, struct batch_limits *out)
+{
+    uint32_t bias_max = LIMIT_REQUEST_BIASES /* the request's own */
+                        + LIMIT_EOS_TOKENS   /* forbidden by min_tokens */
+                        + LIMIT_REQUEST_STOP_TOKENS;
+    *out = (struct batch_limits){
+        .row_max = sched->row_max,
+        .seq_max = sched->slot_n,
+        .page_max = sched->page_n, /* no page is in two tables */
+        .seg_max = sched->slot_n * LIMIT_REQUEST_ADAPTERS,
+        .seg_row_max = sched->row_max * LIMIT_REQUEST_ADAPTERS,
+        .sample_max = sched->slot_n,
+        .bias_max = sched->slot_n * bias_max,
+        .hist_max = sched->page_n * LIMIT_KV_PAGE, /* whatever samples has been fed into pages */
+        .score_max = sched->row_max,
+    };
+}
+
+uint32_t core_step_events(const struct sched_config *sched)
+{
+    return sched->slot_n       /* EVENT_STARTED */
+           + sched->row_max    /* EVENT_PROMPT_TOKEN */
+           + 2 * sched->slot_n /* EVENT_TOKEN, EVENT_FINISHED */
+           + 1;                /* EVENT_STEP_END */
+}
+
+static uint32_t core_seq_max(const struct sched_config *sched)
+{
+    return sched->slot_n + sched->queue_n;
+}
+
+static size_t core_result_n(const struct batch_limits *limits)
+{
+    return (size_t)limits->sample_max + limits->score_max;
+}
+
+size_t core_bytes(const struct core_config *config)
+{
+    const struct sched_config *sched = &config->sched;
+    struct batch_limits limits;
+    size_t slot_n = sched->slot_n;
+    size_t seq_max = core_seq_max(sched);
+    core_batch_limits(sched, &limits);
+    return sizeof(struct core) + sched_bytes(sched) /* scheduler */
+           + batch_bytes(&limits)                   /* the batch */
+           + core_result_n(&limits) * sizeof(struct batch_token) +
+           slot_n * (sizeof(struct sched_item) + 4 * sizeof(uint32_t)) /* plan, sort keys */
+           + slot_n * config->context_max * sizeof(uint32_t)           /* generated tokens */
+           + seq_max * (sizeof(struct seq) + 2 * sizeof(uint32_t))     /* sequences */
+           + seq_max * 4 * sizeof(struct keymap_entry);                /* keys */
+}
+
+static bool core_submit(void *arg, struct prepare_job *job)
+{
+    struct core *core = arg;
+    struct ports *ports = core->config.ports;
+    struct job *plain = &job->job;
+    if (!ring_push(&ports->jobs, &plain)) {
+        core->is_blocked = true;
+        return false;
+    }
+    ports->notify_loop(ports->notify_arg);
+    return true;
+}
+
+static void core_alloc(struct core *core)
+{
+    const struct sched_config *sched = &core->config.sched;
+    struct batch_limits limits;
+    core_batch_limits(sched, &limits);
+    core->seq_max = core_seq_max(sched);
+    core->sched_memory = mem_alloc(sched_bytes(sched));
+    sched_init(&core->sched, sched, core->sched_memory);
+    core->plan.items = mem_zalloc_n(sched->slot_n, sizeof *core->plan.items);
+    core->plan.started = mem_zalloc_n(sched->slot_n, sizeof *core->plan.started);
+    core->plan.preempted = mem_zalloc_n(sched->slot_n, sizeof *core->plan.preempted);
+    core->item_score_n = mem_zalloc_n(sched->slot_n, sizeof *core->item_score_n);
+    core->sort_keys = mem_zalloc_n(sched->slot_n, sizeof *core->sort_keys);
+    core->batch = mem_zalloc(batch_bytes(&limits));
+    batch_init(core->batch, &limits);
+    core->results = mem_zalloc_n(core_result_n(&limits), sizeof *core->results);
+    core->seqs = mem_zalloc_n(core->seq_max, sizeof *core->seqs);
+    core->held_ids = mem_zalloc_n(core->seq_max, sizeof *core->held_ids);
+    core->ending_ids = mem_zalloc_n(core->seq_max, sizeof *core->ending_ids);
+    keymap_init(&core->keys, core->seq_max);
+}
+
+int core_new(const struct core_config *config, struct core **out, struct err *err)
+{
+    uint32_t events_min = 2 * core_step_events(&config->sched);
+    uint32_t events = config->ports->events.mask + 1;
+    if (events < events_min) {
+        return err_set(err, ERR_INTERNAL, "the ring of events has %u records, a step needs %u",
+                       events, events_min);
+    }
+    struct core *core = mem_zalloc(sizeof *core);
+    core->config = *config;
+    core->deadline_ns = CLOCK_NEVER;
+    core_alloc(core);
+    core->tokens_bytes = (size_t)config->sched.slot_n * config->context_max * sizeof *core->tokens;
+    void *tokens = NULL;
+    int rc = mem_pages_alloc(core->tokens_bytes, &tokens, err);
+    core->tokens = tokens;
+    core->config.registry.submit = core_submit;
+    core->config.registry.arg = core;
+    if (rc == 0) {
+        rc = registry_new(&core->config.registry, &core->registry, err);
+    }
+    if (rc) {
+        core_free(core);
+        return rc;
+    }
+    *out = core;
+    return 0;
+}
+
+void core_free(struct core *core)
+{
+    if (!core) {
+        return;
+    }
+    if (core->registry) {
+        registry_free(core->registry);
+    }
+    mem_pages_free(core->tokens, core->tokens_bytes);
+    keymap_done(&core->keys);
+    mem_free(core->ending_ids);
+    mem_free(core->held_ids);
+    mem_free(core->seqs);
+    mem_free(core->results);
+    mem_free(core->batch);
+    mem_free(core->sort_keys);
+    mem_free(core->item_score_n);
+    mem_free(core->plan.preempted);
+    mem_free(core->plan.started);
+    mem_free(core->plan.items);
+    mem_free(core->sched_memory);
+    mem_free(core);
+}
+
+struct registry *core_registry(struct core *core)
+{
+    return core->registry;
+}
+
+const struct sched *core_sched(const struct core *core)
+{
+    return &core->sched;
+}
+
+/* The records that belong to one item of the plan are taken from these two as items go by. */
+struct core_results {
+    const struct batch_token *sample;
+    const struct batch_token *score;
+};
+
+static void core_tell_token(struct core *core, enum event_type type, struct request *request,
+                            int32_t top_logprobs, const struct batch_token *result)
+{
+    struct event event = {
+        .type = type,
+        .step = core->step,
+        .request = request,
+        .token = {result->token, 0},
+    };
+    if (top_logprobs >= 0) {
+        event.token.logprob = result->logprob;
+        event.top_n = MIN(result->top_n, (uint32_t)top_logprobs);
+    }
+    for (uint32_t i = 0; i < event.top_n; i++) {
+        event.top[i] = (struct token_logprob){result->top_tokens[i], result->top_logprobs[i]};
+    }
+    life_emit(core, &event);
+}
+
+static bool core_has_token(const uint32_t *tokens, uint32_t n, uint32_t token)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (tokens[i] == token) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A sequence's new token: remembered, told, and looked at for an end. */
+static void core_take_token(struct core *core, uint32_t id, const struct batch_token *result)
+{
+    struct seq *seq = &core->seqs[id];
+    struct request *request = seq->request;
+    const struct sched_seq *state = &core->sched.seqs[id];
+    core_tokens(core, state->slot)[state->generated_n] = result->token;
+    sched_append(&core->sched, id);
+    seq->last_token_ns = core->now_ns;
+    if (state->generated_n == 1) {
+        seq->first_token_ns = core->now_ns;
+    }
+    core_tell_token(core, EVENT_TOKEN, request, request->top_logprobs, result);
+    if (core_has_token(request->eos_tokens, request->eos_n, result->token)) {
+        life_finish(core, id, FINISH_EOS);
+    } else if (core_has_token(request->stop_tokens, request->stop_n, result->token)) {
+        life_finish(core, id, FINISH_STOP_TOKEN);
+    } else if (state->generated_n == request->max_tokens) {
+        life_finish(core, id, FINISH_LENGTH);
+    }
+}
+
+static void core_take_item(struct core *core, uint32_t item_index, struct core_results *at)
+{
+    const struct sched_item *item = &core->plan.items[item_index];
+    struct seq *seq = &core->seqs[item->id];
+    struct request *request = seq->request;
+    uint32_t score_n = core->item_score_n[item_index];
+    const struct batch_token *scores = at->score;
+    const struct batch_token *sample = at->sample;
+    at->score += score_n;
+    at->sample += item->is_sample ? 1 : 0;
+    seq->is_in_step = false;
+    request->stats.step_n++;
+    if (seq->ending != ENDING_NONE) {
+        return; /* cancelled or the like while the step ran: nothing more is told */
+    }
+    for (uint32_t i = 0; i < score_n; i++) {
+        core_tell_token(core, EVENT_PROMPT_TOKEN, request, request->prompt_logprobs, &scores[i]);
+    }
+    seq->scored_n += score_n;
+    if (item->is_sample) {
+        core_take_token(core, item->id, sample);
+    }
+}
+
+static void core_device_lost(struct core *core, int code)
+{
+    struct err err;
+    core->is_lost = true;
+    for (uint32_t i = 0; i < core->plan.item_n; i++) {
+        core->seqs[core->plan.items[i].id].is_in_step = false;
+    }
+    err_set(&err, code, "the device failed in step %llu", (unsigned long long)core->step);
+    life_fail_all(core, code, err.text);
+    core->config.on_device_lost(core->config.on_device_lost_arg, &err);
+}
+
+static void core_receive(struct core *core)
+{
+    struct rank_result result;
+    if (!core->is_step_running || !core->config.link.receive(core->config.link.arg, &result)) {
+        return;
+    }
+    ASSERT_CMP(result.step, ==, core->step);
+    core->is_step_running = false;
+    core->event_reserve = 0;
+    if (result.code) {
+        core_device_lost(core, result.code);
+        return;
+    }
+    struct core_results at = {core->results, core->results + core->batch->sample_n};
+    for (uint32_t i = 0; i < core->plan.item_n; i++) {
+        core_take_item(core, i, &at);
+    }
+}
+
+static void core_msg_key(struct core *core, const struct msg *msg)
+{
+    uint32_t id;
+    if (!keymap_get(&core->keys, msg->key, &id)) {
+        if (msg->type == MSG_CANCEL) {
+            registry_cancel(core->registry, msg->key);
+        }
+        return;
+    }
+    if (msg->type == MSG_CANCEL) {
+        life_finish(core, id, FINISH_CANCELLED);
+    } else if (msg->type == MSG_STOP) {
+        life_finish(core, id, FINISH_STOP_STRING);
+    } else {
+        sched_park(&core->sched, id, msg->type == MSG_PARK);
+    }
+}
+
+static void core_msg(struct core *core, const struct msg *msg)
+{
+    switch (msg->type) {
+    case MSG_REQUEST:
+        life_accept(core, msg->ptr);
+        break;
+    case MSG_CANCEL:
+    case MSG_STOP:
+    case MSG_PARK:
+    case MSG_RESUME:
+        core_msg_key(core, msg);
+        break;
+    case MSG_ADAPTER_OP:
+        core->op_n++;
+        registry_ask(core->registry, msg->ptr, core->now_ns);
+        break;
+    case MSG_JOB_DONE:
+        registry_job_done(core->registry, CONTAINER_OF(msg->ptr, struct prepare_job, job),
+                          core->now_ns);
+        break;
+    case MSG_DRAIN:
+        core->is_draining = true;
+        core->is_drain_asked = true;
+        break;
+    case MSG_CANCEL_ALL:
+        life_cancel_all(core);
+        break;
+    case MSG_QUIT:
+        core->is_quitting = true;
+        break;
+    }
+}
+
+/* True when messages may be left. */
+static bool core_drain_inboxes(struct core *core)
+{
+    bool is_more = false;
+    for (uint32_t i = 0; i < INBOX_N; i++) {
+        struct ring *inbox = &core->config.ports->inbox[i];
+        struct msg msg;
+        uint32_t n = 0;
+        while (n < CORE_MSG_TURN && life_room(core) > 0 && ring_pop(inbox, &msg)) {
+            core_msg(core, &msg);
+            n++;
+        }
+        is_more = is_more || ring_n(inbox) > 0;
+    }
+    core->is_blocked = core->is_blocked || (is_more && life_room(core) == 0);
+    return is_more;
+}
+
+/* True when the registry wants to go on at once. */
+static bool core_turn_registry(struct core *core)
+{
+    bool is_busy = false;
+    if (registry_progress(core->registry, core->now_ns, &is_busy)) {
+        life_try_held(core);
+    }
+    while (life_room(core) > 0) {
+        struct adapter_op *op = registry_answered(core->registry);
+        if (!op) {
+            return is_busy;
+        }
+        ASSERT_CMP(core->op_n, >, 0);
+        core->op_n--;
+        life_emit(core, &(struct event){.type = EVENT_ADAPTER_OP, .step = core->step, .op = op});
+    }
+    core->is_blocked = true; /* there may be more answers than room */
+    return is_busy;
+}
+
+static void core_send(struct core *core, const struct rank_cmd *cmd)
+{
+    core->config.link.send(core->config.link.arg, cmd);
+}
+
+static void core_send_step(struct core *core)
+{
+    struct rank_cmd change = {.type = RANK_SET_VERSION};
+    while (registry_next_change(core->registry, &change.version, &change.block_dev)) {
+        core_send(core, &change);
+    }
+    build_batch(core);
+    for (uint32_t i = 0; i < core->plan.item_n; i++) {
+        core->seqs[core->plan.items[i].id].is_in_step = true;
+    }
+    core->event_reserve = core->batch->score_n + 2 * core->batch->sample_n + 1;
+    core->is_step_running = true;
+    core_send(core,
+              &(struct rank_cmd){.type = RANK_STEP, .batch = core->batch, .tokens = core->results});
+}
+
+static void core_try_step(struct core *core)
+{
+    bool has_work = core->sched.running.n + core->sched.waiting.n > 0;
+    if (core->is_step_running || core->is_lost || !has_work) {
+        return;
+    }
+    if (core->ending_n > 0 || life_room(core) < core_step_events(&core->config.sched)) {
+        core->is_blocked = true; /* what is marked to end waits for room, too */
+        return;
+    }
+    sched_step(&core->sched, &core->plan);
+    for (uint32_t i = 0; i < core->plan.preempted_n; i++) {
+        core->seqs[core->plan.preempted[i]].request->stats.preempt_n++;
+    }
+    if (core->plan.row_n == 0) {
+        return; /* all that could run is parked */
+    }
+    core->step++;
+    for (uint32_t i = 0; i < core->plan.started_n; i++) {
+        life_started(core, core->plan.started[i]);
+    }
+    core_send_step(core);
+}
+
+static bool core_is_empty(const struct core *core)
+{
+    return sched_live_n(&core->sched) == 0 && !core->is_step_running;
+}
+
+/* Says that a turn's events are complete, and that a drain is over. */
+static void core_end_turn(struct core *core)
+{
+    if (core->is_drain_asked && core_is_empty(core) && life_room(core) > 0) {
+        core->is_drain_asked = false;
+        life_emit(core, &(struct event){.type = EVENT_DRAINED, .step = core->step});
+    }
+    if (core->turn_event_n > 0) {
+        life_emit(core, &(struct event){.type = EVENT_STEP_END, .step = core->step});
+        core->turn_event_n = 0;
+        wake_signal(&core->config.ports->egress_wake);
+    }
+}
+
+void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
+{
+    THREAD_ASSERT(THREAD_ENGINE);
+    core->now_ns = now_ns;
+    core->is_blocked = false;
+    core_receive(core);
+    bool is_more = core_drain_inboxes(core);
+    life_check_deadlines(core);
+    life_end_marked(core); /* before the registry's turn: it may wait for the pins */
+    bool is_busy = core_turn_registry(core);
+    is_busy = life_end_marked(core) || is_busy;
+    core_try_step(core);
+    core_end_turn(core);
+    out->is_busy = (is_more || is_busy) && !core->is_blocked;
+    out->is_done = core->is_quitting && core_is_empty(core) && !is_more && !is_busy &&
+                   registry_job_n(core->registry) == 0 && core->op_n == 0 && !core->is_drain_asked;
+    out->wake_ns =
+        core->is_blocked ? MIN(core->deadline_ns, now_ns + CORE_BLOCKED_NS) : core->deadline_ns;
+}
