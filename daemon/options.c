@@ -316,7 +316,7 @@ static bool take_action(struct options *options, const struct argument *argument
 static int take_argument(struct options *options, char **argv, int left, bool config_only,
                          int *out_used, struct err *err)
 {
-    struct argument argument;
+    struct argument argument = {0};
     int rc = split_argument(argv[0], &argument, err);
     *out_used = 1;
     if (rc || take_action(options, &argument)) {

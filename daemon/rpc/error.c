@@ -167,7 +167,7 @@ Google__Rpc__Status *rpc_error_status(const struct rpc_error *error, struct aren
     google__rpc__status__init(status);
     status->code = err_grpc_status(error->err.code);
     status->message = arena_strdup(arena, error->err.text);
-    status->details = arena_alloc(arena, RPC_ERROR_DETAILS * sizeof *status->details);
+    status->details = arena_alloc(arena, RPC_ERROR_DETAILS * sizeof(void *));
     build.status = status;
     error_add_info(&build);
     int64_t retry_ms = rpc_error_retry_ms(error->err.code);

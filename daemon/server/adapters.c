@@ -156,7 +156,7 @@ static void adapter_send_list(struct rpc_call *call, struct adapter_op *op, stru
 {
     Graft__V1__ListAdaptersResponse response = GRAFT__V1__LIST_ADAPTERS_RESPONSE__INIT;
     Graft__V1__Adapter *adapters = arena_alloc(arena, op->out_n * sizeof *adapters);
-    response.adapters = arena_alloc(arena, op->out_n * sizeof *response.adapters);
+    response.adapters = arena_alloc(arena, op->out_n * sizeof(void *));
     response.n_adapters = op->out_n;
     for (uint32_t i = 0; i < op->out_n; i++) {
         adapter_fill(&op->out[i], &adapters[i]);

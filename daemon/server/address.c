@@ -136,7 +136,7 @@ static int split_host(const char *text, char *host, size_t host_bytes, const cha
 /* The address that was bound, with the port the kernel chose for 0. */
 static void listener_name_tcp(struct listener *listener)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_storage addr = {0};
     socklen_t n = sizeof addr;
     char host[64];
     char port[8];

@@ -11,9 +11,15 @@
     "exactly the messages sent are rendered, then the assistant header: no default system "        \
     "prompt, date, tools or thinking block"
 
-static int undecodable(struct rpc_error *error, const char *type)
+/* STARTING, or a message that could not be decoded. */
+static int model_gate(struct server *server, const void *request, const char *type,
+                      struct rpc_error *error)
 {
-    return err_set(&error->err, ERR_INVALID_PARAMETER, "the message is not a valid %s", type);
+    if (!request) {
+        err_set(&error->err, ERR_INVALID_PARAMETER, "the message is not a valid %s", type);
+        return ERR_INVALID_PARAMETER;
+    }
+    return service_gate(server, false, error);
 }
 
 static void model_fill_sampling(const struct sampling *s, Graft__V1__Sampling *out)
@@ -74,8 +80,7 @@ void model_on_get(void *ctx, struct rpc_call *call, const void *data, size_t n)
     arena_init(&arena);
     const Graft__V1__GetModelRequest *request = (const Graft__V1__GetModelRequest *)rpc_unpack(
         &graft__v1__get_model_request__descriptor, data, n, &arena);
-    int rc = request ? service_gate(server, false, &error)
-                     : undecodable(&error, "graft.v1.GetModelRequest");
+    int rc = model_gate(server, request, "graft.v1.GetModelRequest", &error);
     rc = rc ? rc : request_check_model(&server->model, request->name, &error);
     if (rc) {
         rpc_call_finish(call, NULL, &error);
@@ -116,8 +121,7 @@ void model_on_tokenize(void *ctx, struct rpc_call *call, const void *data, size_
     arena_init(&arena);
     const Graft__V1__TokenizeRequest *request = (const Graft__V1__TokenizeRequest *)rpc_unpack(
         &graft__v1__tokenize_request__descriptor, data, n, &arena);
-    int rc = request ? service_gate(server, false, &error)
-                     : undecodable(&error, "graft.v1.TokenizeRequest");
+    int rc = model_gate(server, request, "graft.v1.TokenizeRequest", &error);
     rc = rc ? rc : model_tokenize(&server->model, request, &tokens, &error);
     response.n_token_ids = tokens.n;
     response.token_ids = tokens.ids;

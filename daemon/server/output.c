@@ -191,7 +191,7 @@ static Graft__V1__Started *pack_started(const struct server_model *model, struct
     out->model = (char *)model->name;
     out->prompt_tokens = request->token_n;
     out->seed = request->sampling.seed;
-    out->adapters = arena_alloc(arena, request->adapter_n * sizeof *out->adapters);
+    out->adapters = arena_alloc(arena, request->adapter_n * sizeof(void *));
     out->n_adapters = request->adapter_n;
     for (uint32_t i = 0; i < request->adapter_n; i++) {
         Graft__V1__ResolvedAdapter *adapter = arena_alloc(arena, sizeof *adapter);

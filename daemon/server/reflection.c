@@ -172,7 +172,7 @@ static void answer_file(const Google__Protobuf__FileDescriptorSet *set, const re
                         struct arena *arena, reflection_response *response)
 {
     Grpc__Reflection__V1__FileDescriptorResponse *files = arena_alloc(arena, sizeof *files);
-    const reflection_file **list = arena_alloc(arena, set->n_file * sizeof *list);
+    const reflection_file **list = arena_alloc(arena, set->n_file * sizeof(void *));
     size_t n = 1;
     list[0] = root;
     for (size_t i = 0; i < n; i++) {
@@ -210,7 +210,7 @@ static void answer_services(const Google__Protobuf__FileDescriptorSet *set, stru
     for (size_t i = 0; i < set->n_file; i++) {
         max += set->file[i]->n_service;
     }
-    list->service = arena_alloc(arena, max * sizeof *list->service);
+    list->service = arena_alloc(arena, max * sizeof(void *));
     for (size_t i = 0; i < set->n_file; i++) {
         const reflection_file *file = set->file[i];
         for (size_t j = 0; j < file->n_service; j++) {

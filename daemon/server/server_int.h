@@ -43,21 +43,21 @@ struct returned {
 };
 
 struct server {
+    struct wake finished_wake;    /* of server_wait */
+    struct ring egress_from_cq;   /* struct egress_msg */
+    struct ring egress_from_loop; /* struct egress_msg */
+    struct ring returned;         /* struct returned; producer egress, consumer cq */
     struct server_options options;
     struct ports *ports;
     struct rpc_server *rpc;
     struct server_model model; /* written before is_ready is raised */
+    struct live live;          /* cq */
+    struct egress egress;
+    struct loop loop;
     struct ring_flag is_ready;
     struct ring_flag is_draining;
     struct ring_flag is_cancelling;
     struct ring_flag is_finished; /* server_wait may return */
-    struct wake finished_wake;
-    struct ring egress_from_cq;   /* struct egress_msg */
-    struct ring egress_from_loop; /* struct egress_msg */
-    struct ring returned;         /* struct returned; producer egress, consumer cq */
-    struct live live;             /* cq */
-    struct egress egress;
-    struct loop loop;
 };
 
 /* A health watch. */

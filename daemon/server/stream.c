@@ -219,7 +219,7 @@ static void session_send_items(struct server *server, struct stream *stream, str
         return;
     }
     response.step = stream->step;
-    response.items = arena_alloc(arena, n * sizeof *response.items);
+    response.items = arena_alloc(arena, n * sizeof(void *));
     for (struct lane *lane = stream->open; lane; lane = lane->out.next) {
         if (output_bytes(lane) > 0) {
             session_add_item(server, lane, arena, &response);
