@@ -227,12 +227,12 @@ static void linear_join(struct rig *rig, const struct parity_case *c, const stru
         .parts = {parts[0], parts[1]},
         .multiplier = args->part_n == 2 ? 0.7f : 1.0f,
         .gain = state->gain,
-        .eps = 1e-5f,
+        .eps = 0.01f,
         .x = rig_take(rig, n * dtype_bytes(rig->held)),
     };
     rig->kern->join(rig->dev, &join);
-    rig_out_f32(rig, "h", join.h, shape, (struct rig_bound){2e-5f, 0.3f});
-    rig_out_held(rig, "x", join.x, shape, (struct rig_bound){4e-5f, 1.0f});
+    rig_out_f32(rig, "h", join.h, shape, (struct rig_bound){.relative = 2e-5f, .floor = 0.3f});
+    rig_out_held(rig, "x", join.x, shape, (struct rig_bound){.relative = 4e-5f, .floor = 1.0f});
 }
 
 static void linear_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
@@ -265,11 +265,12 @@ static void linear_run(struct rig *rig, const struct parity_case *c, const struc
     } else if (args->post == KERN_POST_ACT_MUL) {
         op.out = rig_take(rig, (size_t)shape[0] * shape[1] * dtype_bytes(rig->held));
         rig->kern->linear(rig->dev, &op);
-        rig_out_held(rig, "act", op.out, shape, (struct rig_bound){2e-5f, 0.5f});
+        rig_out_held(rig, "act", op.out, shape,
+                     (struct rig_bound){.relative = 2e-5f, .floor = 0.5f});
     } else {
         op.out = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float));
         rig->kern->linear(rig->dev, &op);
-        rig_out_f32(rig, "y", op.out, shape, (struct rig_bound){2e-5f, 0.5f});
+        rig_out_f32(rig, "y", op.out, shape, (struct rig_bound){.relative = 2e-5f, .floor = 0.5f});
     }
     ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
 }

@@ -172,7 +172,9 @@ static void head_run(struct rig *rig, const struct parity_case *c, const struct 
     rig->kern->begin_step(rig->dev, &view->step);
     rig->kern->head(rig->dev, &op);
     ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
-    rig_out_f32(rig, "logits", op.logits, shape, (struct rig_bound){1e-5f, 0.5f});
+    rig_out_f32(rig, "logits", op.logits, shape,
+                (struct rig_bound){.relative = 1e-5f, .floor = 0.5f});
+    rig_flip_rows(rig);
 }
 
 void parity_head(void)
@@ -252,18 +254,24 @@ static void sample_rows(struct parity_case *c)
 static void sample_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
 {
     const struct token_args *args = c->args;
-    size_t n = (size_t)view->row_n * args->vocab_n;
     size_t all = (size_t)c->world.row_n * args->vocab_n;
+    size_t row_bytes = args->vocab_n * sizeof(float);
     const float *logits = parity_floats(c, STREAM_LOGITS, all, 8.0f);
+    char *by_sample = arena_alloc(&rig->arena, view->row_n * row_bytes);
+    for (uint32_t i = 0; i < view->row_n; i++) {
+        uint32_t row = view->first + view->step.samples[i].row;
+        memcpy(by_sample + i * row_bytes, logits + (size_t)row * args->vocab_n, row_bytes);
+    }
     struct kern_sample op = {
-        .logits = rig_put(rig, logits + (size_t)view->first * args->vocab_n, n * sizeof *logits),
+        .logits = rig_put(rig, by_sample, view->row_n * row_bytes),
         .vocab_n = args->vocab_n,
         .out = rig_take(rig, view->row_n * sizeof(struct kern_token)),
     };
     rig->kern->begin_step(rig->dev, &view->step);
     rig->kern->sample(rig->dev, &op);
     ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
-    rig_out_tokens(rig, op.out, view->row_n, (struct rig_bound){2e-6f, 1.0f});
+    rig_out_tokens(rig, op.out, view->row_n, (struct rig_bound){.relative = 2e-6f, .floor = 1.0f});
+    rig_flip_rows(rig);
 }
 
 void parity_sample(void)
@@ -299,7 +307,8 @@ static void score_run(struct rig *rig, const struct parity_case *c, const struct
     rig->kern->begin_step(rig->dev, &view->step);
     rig->kern->score(rig->dev, &op);
     ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
-    rig_out_tokens(rig, op.out, view->row_n, (struct rig_bound){1e-5f, 1.0f});
+    rig_out_tokens(rig, op.out, view->row_n, (struct rig_bound){.relative = 1e-5f, .floor = 1.0f});
+    rig_flip_rows(rig);
 }
 
 void parity_score(void)

@@ -154,6 +154,22 @@ void rig_out_tokens(struct rig *rig, const struct kern_token *dev, uint32_t n,
     }
 }
 
+void rig_flip_rows(struct rig *rig)
+{
+    for (uint32_t i = 0; i < rig->out_n; i++) {
+        struct rig_out *out = &rig->outs[i];
+        for (uint32_t row = 0; row < out->row_n / 2; row++) {
+            float *a = out->values + (size_t)row * out->col_n;
+            float *b = out->values + (size_t)(out->row_n - 1 - row) * out->col_n;
+            for (uint32_t col = 0; col < out->col_n; col++) {
+                float value = a[col];
+                a[col] = b[col];
+                b[col] = value;
+            }
+        }
+    }
+}
+
 /* Whether a guard that starts `at` bytes into its buffer still holds the pattern. */
 static bool rig_is_poison(const struct rig *rig, const struct rig_buf *buf, size_t at)
 {
@@ -195,7 +211,9 @@ static bool rig_is_near(float a, float b, float largest, const struct rig_out *o
     return fabsf(a - b) <= limit; /* false for a NaN */
 }
 
-static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *b, bool is_exact)
+/* Adds the number of elements that differ at all to *io_differ_n. */
+static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *b, bool is_exact,
+                            size_t *io_differ_n)
 {
     const float *values = a->values + (size_t)row * a->col_n;
     float largest = 0;
@@ -210,6 +228,7 @@ static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *
                    is_exact ? "bit for bit" : "within the bound");
             return false;
         }
+        *io_differ_n += !is_same;
     }
     return true;
 }
@@ -220,12 +239,18 @@ bool rig_outs_match(const struct rig *a, uint32_t first, const struct rig *b, bo
     for (uint32_t i = 0; i < a->out_n; i++) {
         const struct rig_out *x = &a->outs[i];
         const struct rig_out *y = &b->outs[i];
+        size_t differ_n = 0;
+        size_t differ_max = 8 + (size_t)y->row_n * y->col_n / 16;
         ASSERT_CMP(first + y->row_n, <=, x->row_n);
         for (uint32_t row = 0; row < y->row_n; row++) {
             const float *values = y->values + (size_t)row * y->col_n;
-            if (!rig_row_matches(x, first + row, values, is_exact)) {
+            if (!rig_row_matches(x, first + row, values, is_exact, &differ_n)) {
                 return false;
             }
+        }
+        if (x->is_bf16 && !x->bound.has_flips && differ_n > differ_max) {
+            printf("  %s: %zu elements are rounded another way\n", x->name, differ_n);
+            return false;
         }
     }
     return true;

@@ -24,11 +24,14 @@ struct parity_impl {
 };
 
 /* |a - b| <= relative * max(largest |a| of the row, floor), and one bf16 unit of the larger one
- * more where the output is rounded to bf16. floor is about the standard deviation that outputs of
- * the seeded inputs have: a row of one element that cancels to nothing has no scale of its own. */
+ * more where the output is rounded to bf16; but then only a sixteenth of the elements may differ at
+ * all, or a wrong rounding would pass (unless has_flips: inputs differ by roundings already). floor
+ * is about the standard deviation that outputs of the seeded inputs have: a row of one element that
+ * cancels to nothing has no scale of its own. */
 struct rig_bound {
     float relative;
     float floor;
+    bool has_flips;
 };
 
 struct rig_out {
@@ -70,6 +73,9 @@ void rig_out_held(struct rig *rig, const char *name, const void *dev, const uint
                   struct rig_bound bound);
 void rig_out_tokens(struct rig *rig, const struct kern_token *dev, uint32_t n,
                     struct rig_bound bound);
+
+/* Turns the rows of all outputs round: samples and scores stand in reverse order of their rows. */
+void rig_flip_rows(struct rig *rig);
 
 /* False when any guard byte changed. */
 bool rig_is_intact(const struct rig *rig);

@@ -14,6 +14,21 @@ struct world_seq *world_add(struct world *world, uint32_t start, uint32_t row_n,
     return seq;
 }
 
+/* Gives two sequences whose first page no row of the world writes the same first page, as a shared
+ * prompt would. */
+static void world_share_page(struct world *world)
+{
+    const struct world_seq *owner = NULL;
+    for (uint32_t i = 0; i < world->seq_n; i++) {
+        const struct world_seq *seq = &world->seqs[i];
+        if (seq->start >= LIMIT_KV_PAGE && owner) {
+            world->pages[seq->page_first] = world->pages[owner->page_first];
+            return;
+        }
+        owner = seq->start >= LIMIT_KV_PAGE ? seq : owner;
+    }
+}
+
 void world_deal_pages(struct world *world, uint64_t seed, struct arena *arena)
 {
     uint32_t used = 0;
@@ -30,6 +45,7 @@ void world_deal_pages(struct world *world, uint64_t seed, struct arena *arena)
         world->pages[i] = world->pages[at];
         world->pages[at] = i;
     }
+    world_share_page(world);
 }
 
 const struct world_seq *world_seq_of(const struct world *world, uint32_t row)
@@ -109,9 +125,10 @@ void world_view(const struct world *world, uint32_t first, uint32_t row_n, struc
     if (world->samples) {
         struct kern_sample_row *samples = arena_alloc(arena, row_n * sizeof *samples);
         for (uint32_t i = 0; i < row_n; i++) {
-            samples[i] = world->samples[first + i];
-            samples[i].row = i;
-            samples[i].slot = step->rows[i].slot;
+            uint32_t row = row_n - 1 - i;
+            samples[i] = world->samples[first + row];
+            samples[i].row = row;
+            samples[i].slot = step->rows[row].slot;
         }
         step->samples = samples;
         step->sample_n = row_n;
@@ -121,8 +138,9 @@ void world_view(const struct world *world, uint32_t first, uint32_t row_n, struc
     if (world->scores) {
         struct kern_score_row *scores = arena_alloc(arena, row_n * sizeof *scores);
         for (uint32_t i = 0; i < row_n; i++) {
-            scores[i] = world->scores[first + i];
-            scores[i].row = i;
+            uint32_t row = row_n - 1 - i;
+            scores[i] = world->scores[first + row];
+            scores[i].row = row;
         }
         step->scores = scores;
         step->score_n = row_n;

@@ -49,13 +49,14 @@ struct world_view {
 
 struct world_seq *world_add(struct world *world, uint32_t start, uint32_t row_n, bool is_prompt);
 
-/* Deals pages to all sequences, scattered by the seed, with some that nobody has. */
+/* Deals pages to all sequences, scattered by the seed, one shared by two, some that nobody has. */
 void world_deal_pages(struct world *world, uint64_t seed, struct arena *arena);
 
 /* The sequence of a world row. */
 const struct world_seq *world_seq_of(const struct world *world, uint32_t row);
 
-/* A step over rows [first, first + row_n); its arrays live in the arena. */
+/* A step over rows [first, first + row_n); its arrays live in the arena. Sample and score i are of
+ * row row_n - 1 - i, so that neither can be taken for the other. */
 void world_view(const struct world *world, uint32_t first, uint32_t row_n, struct arena *arena,
                 struct world_view *out);
 
