@@ -21,6 +21,7 @@
 #define LIMIT_PROMPT_CUT 64   /* prompt chunks end at multiples of this (the law of order) */
 #define LIMIT_KV_PAGE    64   /* positions of a KV page */
 #define LIMIT_CONTEXT    (1u << 20)
+#define LIMIT_KV_PAGES   (1u << 22)
 
 /* Adapters */
 #define LIMIT_ADAPTER_NAME_BYTES 65   /* 64 characters and a NUL */

@@ -1,6 +1,7 @@
 /* The cpu backend's device: what open takes and close gives back, and the op table. */
 #include <string.h>
 
+#include "base/cpus.h"
 #include "base/mem.h"
 #include "kernels/cpu/cpu_int.h"
 
@@ -124,7 +125,7 @@ static int cpu_open(const struct kern_open *args, struct kern_dev **out, struct 
 {
     const struct cpu_path *path;
     bool is_quota;
-    uint32_t granted = cpu_thread_n(&is_quota);
+    uint32_t granted = cpus_granted(&is_quota);
     uint32_t thread_n = args->thread_n > 0 ? args->thread_n : granted;
     if (thread_n > LIMIT_THREADS) {
         return err_set(err, ERR_INVALID_PARAMETER, "could not start %u threads: limit is %d",

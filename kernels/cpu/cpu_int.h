@@ -91,7 +91,6 @@ struct kern_dev {
 bool cpu_isa_is_present(enum kern_isa isa, const char **out_missing);
 const struct cpu_path *cpu_isa_path(enum kern_isa isa, bool is_stand_in);
 int cpu_isa_choose(const struct kern_open *args, const struct cpu_path **out, struct err *err);
-uint32_t cpu_thread_n(bool *out_is_quota);
 
 /* Low rank, at the linear at hand: lowrank.c. */
 void cpu_lowrank_shrink(struct kern_dev *dev, const struct kern_linear *op);

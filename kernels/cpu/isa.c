@@ -1,6 +1,4 @@
-/* Which paths this machine can run, which is the fastest, and how many threads it grants. */
-#include <sched.h>
-#include <stdio.h>
+/* Which paths this machine can run, and which is the fastest. */
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -198,44 +196,4 @@ int cpu_isa_choose(const struct kern_open *args, const struct cpu_path **out, st
     }
     *out = cpu_isa_path(args->isa, false);
     return 0;
-}
-
-/* Whole CPUs a cgroup grants, rounded up; 0 = no quota. */
-static uint32_t isa_quota(void)
-{
-    long long quota = -1;
-    long long period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) != 2) {
-            quota = -1; /* "max" */
-        }
-        fclose(f);
-    } else {
-        f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re");
-        FILE *g = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re");
-        if (!f || !g || fscanf(f, "%lld", &quota) != 1 || fscanf(g, "%lld", &period) != 1) {
-            quota = -1;
-        }
-        if (f) {
-            fclose(f);
-        }
-        if (g) {
-            fclose(g);
-        }
-    }
-    return quota > 0 && period > 0 ? (uint32_t)DIV_UP(quota, period) : 0;
-}
-
-uint32_t cpu_thread_n(bool *out_is_quota)
-{
-    cpu_set_t set;
-    uint32_t quota = isa_quota();
-    uint32_t n = 1;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        n = (uint32_t)MAX(CPU_COUNT(&set), 1);
-    }
-    *out_is_quota = quota > 0;
-    n = quota > 0 ? MIN(n, quota) : n;
-    return MIN(n, (uint32_t)LIMIT_THREADS);
 }
