@@ -68,11 +68,15 @@ static bool core_submit(void *arg, struct prepare_job *job)
     struct core *core = arg;
     struct ports *ports = core->config.ports;
     struct job *plain = &job->job;
-    if (!ring_push(&ports->jobs, &plain)) {
+    bool is_loop_there = !core->is_drained; /* it may have ended since it knows */
+    bool is_to_be_run = is_loop_there || core->is_quitting;
+    if (!is_to_be_run || !ring_push(&ports->jobs, &plain)) {
         core->is_blocked = true;
         return false;
     }
-    ports->notify_loop(ports->notify_arg);
+    if (!core->is_quitting) { /* engine_stop looks for itself */
+        ports->notify_loop(ports->notify_arg);
+    }
     return true;
 }
 
@@ -291,6 +295,18 @@ static void core_msg_key(struct core *core, const struct msg *msg)
     }
 }
 
+static void core_msg_op(struct core *core, struct adapter_op *op)
+{
+    if (op->type == ADAPTER_OP_LOAD && (core->is_draining || core->is_quitting)) {
+        op->out_n = 0;
+        err_set(&op->err, ERR_DRAINING, "the server is shutting down");
+        life_emit(core, &(struct event){.type = EVENT_ADAPTER_OP, .step = core->step, .op = op});
+        return;
+    }
+    core->op_n++;
+    registry_ask(core->registry, op, core->now_ns);
+}
+
 static void core_msg(struct core *core, const struct msg *msg)
 {
     switch (msg->type) {
@@ -304,8 +320,7 @@ static void core_msg(struct core *core, const struct msg *msg)
         core_msg_key(core, msg);
         break;
     case MSG_ADAPTER_OP:
-        core->op_n++;
-        registry_ask(core->registry, msg->ptr, core->now_ns);
+        core_msg_op(core, msg->ptr);
         break;
     case MSG_JOB_DONE:
         registry_job_done(core->registry, CONTAINER_OF(msg->ptr, struct prepare_job, job),
@@ -407,16 +422,19 @@ static void core_try_step(struct core *core)
     core_send_step(core);
 }
 
+/* Nothing runs and nothing is on its way, in this room or to the workers. */
 static bool core_is_empty(const struct core *core)
 {
-    return sched_live_n(&core->sched) == 0 && !core->is_step_running;
+    return sched_live_n(&core->sched) == 0 && !core->is_step_running && core->op_n == 0 &&
+           registry_job_n(core->registry) == 0;
 }
 
 /* Says that a turn's events are complete, and that a drain is over. */
-static void core_end_turn(struct core *core)
+static void core_end_turn(struct core *core, bool is_registry_busy)
 {
-    if (core->is_drain_asked && core_is_empty(core) && life_room(core) > 0) {
+    if (core->is_drain_asked && core_is_empty(core) && !is_registry_busy && life_room(core) > 0) {
         core->is_drain_asked = false;
+        core->is_drained = true;
         life_emit(core, &(struct event){.type = EVENT_DRAINED, .step = core->step});
     }
     if (core->turn_event_n > 0) {
@@ -438,10 +456,10 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     bool is_busy = core_turn_registry(core);
     is_busy = life_end_marked(core) || is_busy;
     core_try_step(core);
-    core_end_turn(core);
+    core_end_turn(core, is_busy);
     out->is_busy = (is_more || is_busy) && !core->is_blocked;
-    out->is_done = core->is_quitting && core_is_empty(core) && !is_more && !is_busy &&
-                   registry_job_n(core->registry) == 0 && core->op_n == 0 && !core->is_drain_asked;
+    out->is_done =
+        core->is_quitting && core_is_empty(core) && !is_more && !is_busy && !core->is_drain_asked;
     out->wake_ns =
         core->is_blocked ? MIN(core->deadline_ns, now_ns + CORE_BLOCKED_NS) : core->deadline_ns;
 }

@@ -59,6 +59,7 @@ struct core {
     bool is_blocked; /* something waits for room in a ring */
     bool is_draining;
     bool is_drain_asked; /* EVENT_DRAINED is owed */
+    bool is_drained;     /* EVENT_DRAINED was sent: nobody may be there to run jobs */
     bool is_quitting;
     bool is_lost;
 };

@@ -22,7 +22,8 @@ enum event_type {
     EVENT_FAILED,       /* request->err */
     EVENT_ADAPTER_OP,   /* op: answered, belongs to the receiver again */
     EVENT_STEP_END,     /* no request: everything of this step has been sent; flush */
-    EVENT_DRAINED,      /* no request: a drain was asked for and nothing is left to run */
+    EVENT_DRAINED,      /* no request: a drain was asked for and nothing is left to run, no job
+                         * either; the loop may end: no job is sent to it from now on */
 };
 
 enum finish_reason {

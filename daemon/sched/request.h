@@ -94,7 +94,7 @@ enum msg_type {
     MSG_ADAPTER_OP, /* ptr: struct adapter_op (adapters/adapter.h), comes back as EVENT_ADAPTER_OP
                      */
     MSG_JOB_DONE,   /* ptr: struct job that the engine sent to the loop and that has run */
-    MSG_DRAIN,      /* new requests fail with ERR_DRAINING, running ones go on */
+    MSG_DRAIN,      /* new requests and loads fail with ERR_DRAINING, what runs goes on */
     MSG_CANCEL_ALL, /* every request ends as cancelled */
     MSG_QUIT,       /* the engine thread returns once nothing is left */
 };

@@ -12,8 +12,10 @@ struct fake_store {
     uint64_t content[CLIENT_NAMES];
     struct dice dice;
     uint32_t fail_one_in; /* loads that find a broken file */
-    int64_t version_n;    /* in host memory */
 };
+
+/* Versions that are in host memory, of all stores. */
+int64_t fake_store_version_n(void);
 
 /* Does what an io worker would do with a job of the registry. */
 void fake_store_run(struct fake_store *store, struct job *job);

@@ -142,6 +142,7 @@ static void sim_init(struct sim *sim, uint64_t seed)
 static void sim_done(struct sim *sim)
 {
     core_free(sim->core);
+    assert_int_equal(fake_store_version_n(), 0);
     fake_rank_done(&sim->rank);
     mem_free(sim->pool);
     for (uint32_t i = 0; i < INBOX_N; i++) {
@@ -390,7 +391,6 @@ static void sim_end(struct sim *sim)
     assert_int_equal(registry_pool_used(core_registry(sim->core)), 0);
     assert_int_equal(registry_job_n(core_registry(sim->core)), 0);
     assert_int_equal(sim->job_n, 0);
-    assert_int_equal(sim->store.version_n, 0);
     assert_int_equal(sim->lost_n,
                      sim->rank.fail_step != 0 && sim->rank.step_n == sim->rank.fail_step);
 }
