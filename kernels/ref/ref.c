@@ -26,7 +26,7 @@ static int ref_open(const struct kern_open *args, struct kern_dev **out, struct 
     dev->args = *args;
     dev->versions = mem_zalloc_n(args->version_max, sizeof *dev->versions);
     dev->slot_token = mem_zalloc_n(args->slot_max, sizeof *dev->slot_token);
-    dev->row_seq = mem_zalloc_n(args->row_max, sizeof *dev->row_seq);
+    dev->row_seq = mem_zalloc_n(args->row_max, sizeof(struct kern_seq *));
     dev->row_cos = mem_zalloc_n(args->row_max, sizeof(float) * LIMIT_HEAD_DIM / 2);
     dev->row_sin = mem_zalloc_n(args->row_max, sizeof(float) * LIMIT_HEAD_DIM / 2);
     dev->x = mem_zalloc_n(args->k_max, sizeof(float));
@@ -173,7 +173,9 @@ static void ref_begin_step(struct kern_dev *dev, const struct kern_step *step)
     ASSERT_CMP(step->row_n, <=, dev->args.row_max);
     ASSERT_CMP(step->rotary_n, <=, LIMIT_HEAD_DIM);
     dev->step = *step;
-    memset(dev->row_seq, 0, step->row_n * sizeof *dev->row_seq);
+    for (uint32_t row = 0; row < step->row_n; row++) {
+        dev->row_seq[row] = NULL;
+    }
     for (uint32_t i = 0; i < step->seq_n; i++) {
         const struct kern_seq *seq = &step->seqs[i];
         ASSERT_CMP(seq->row_first + seq->row_n, <=, step->row_n);

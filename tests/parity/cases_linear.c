@@ -298,24 +298,31 @@ static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype he
     parity_case_done(&c);
 }
 
+/* Under GRAFT_LONG every k x n x rows x mixture, the rank and the held type turning; else every
+ * pair of two factors, ranks included, in both types. */
 void parity_linear(void)
 {
     static const enum kern_post posts[] = {KERN_POST_STORE, KERN_POST_PART, KERN_POST_ACT_MUL};
     const uint32_t levels[] = {ARRAY_N(linear_ks) - 1, ARRAY_N(linear_ns), ARRAY_N(linear_rows),
-                               ARRAY_N(linear_ranks), MIX_N};
+                               MIX_N, ARRAY_N(linear_ranks)};
+    bool is_long = parity_is_long();
     struct pairwise pairs;
-    pairwise_init(&pairs, levels, ARRAY_N(levels), parity_is_long());
+    pairwise_init(&pairs, levels, is_long ? 4 : 5, is_long);
     uint32_t at[PAIRWISE_FACTORS];
     for (uint32_t i = 0; pairwise_next(&pairs, at); i++) {
+        uint32_t turn = i + i / 4 + i / 24 + i / 216;
+        uint32_t rank = is_long ? turn % (uint32_t)ARRAY_N(linear_ranks) : at[4];
         struct linear_args args = {.k = linear_ks[at[0]],
                                    .n = linear_ns[at[1]],
-                                   .rank = linear_ranks[at[3]],
-                                   .mix = (enum linear_mix)at[4],
-                                   .post = posts[i % 3],
-                                   .has_bias = i / 3 % 2};
-        args.part_n = args.post == KERN_POST_PART ? 1 + i / 6 % 2 : 0;
-        linear_check(&args, linear_rows[at[2]], i % 2 ? DTYPE_BF16 : DTYPE_F32, 1000 + i);
-        linear_check(&args, linear_rows[at[2]], i % 2 ? DTYPE_F32 : DTYPE_BF16, 1000 + i);
+                                   .rank = linear_ranks[rank],
+                                   .mix = (enum linear_mix)at[3],
+                                   .post = posts[turn % 3],
+                                   .has_bias = turn / 3 % 2};
+        args.part_n = args.post == KERN_POST_PART ? 1 + turn / 6 % 2 : 0;
+        linear_check(&args, linear_rows[at[2]], turn % 2 ? DTYPE_BF16 : DTYPE_F32, 1000 + i);
+        if (!is_long) {
+            linear_check(&args, linear_rows[at[2]], turn % 2 ? DTYPE_F32 : DTYPE_BF16, 1000 + i);
+        }
     }
     /* the widest input of the shapes we aim at, a few times only */
     for (uint32_t i = 0; i < 4; i++) {

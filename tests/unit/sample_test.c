@@ -148,6 +148,11 @@ static void test_penalties(void **state)
     assert_int_equal(bench_run(b, &row).token, 1);
     row.frequency_penalty = 0.65f; /* 1.95 */
     assert_int_equal(bench_run(b, &row).token, 0);
+    row.frequency_penalty = 0;
+    row.presence_penalty = 1.85f; /* 2.05 */
+    assert_int_equal(bench_run(b, &row).token, 1);
+    row.presence_penalty = 1.95f;
+    assert_int_equal(bench_run(b, &row).token, 0);
     /* a negative logit is multiplied */
     bench_set(b, (const float[]){-1.5f, -1}, 2);
     b->hist = hist + 4;
