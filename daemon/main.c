@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "boot.h"
+#include "engine/engine.h"
 #include "options.h"
 #include "server/server.h"
 #include "world.h"
@@ -82,10 +83,11 @@ static int serve(const struct options *options)
     log_start_line(options, world);
     server_wait(server);
     server_stop(server);
+    bool is_lost = world_is_lost(world);
     world_close(world);
     boot_ports_done(&ports);
     log_msg(LOG_INFO, "stopped");
-    return EX_OK;
+    return is_lost ? ENGINE_EXIT_DEVICE_LOST : EX_OK;
 }
 
 static int act(const struct options *options)

@@ -29,6 +29,9 @@ const struct server_model *world_model(const struct world *world);
 /* Folders found in the adapter root. */
 uint32_t world_adapter_n(const struct world *world);
 
+/* A step failed for good: exit with ENGINE_EXIT_DEVICE_LOST so that a supervisor starts anew. */
+bool world_is_lost(const struct world *world);
+
 /* Prints what this machine offers: instruction sets, threads, memory, huge pages, devices. */
 void world_check(const struct options *options, FILE *out);
 

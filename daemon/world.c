@@ -1,0 +1,289 @@
+/* Opening in the order of what depends on what, closing in reverse. */
+#include "world.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "adapters/store.h"
+#include "base/cpus.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/ring.h"
+#include "engine/engine.h"
+#include "kernels/kern.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+struct world {
+    struct model model; /* desc, dev and kern are set step by step; what is NULL was not opened */
+    struct tokenizer *tokenizer;
+    struct store *store;
+    struct engine *engine;
+    struct engine_plan plan;
+    struct server_model server_model;
+    char *name;
+    uint32_t adapter_n;
+    bool has_desc;
+    bool is_running;
+    struct ring_flag is_lost;
+};
+
+static const struct kern *world_kern(const struct options *options)
+{
+    return strcmp(options->backend, "ref") == 0 ? &kern_ref : &kern_cpu;
+}
+
+static enum dtype world_held(const struct options *options, const struct model_desc *desc)
+{
+    if (strcmp(options->dtype, "auto") == 0) {
+        return model_default_held(desc);
+    }
+    return strcmp(options->dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+/* config.json, generation_config.json and the tokenizer, which must fit one another. */
+static int world_read(struct world *world, const struct options *options, struct err *err)
+{
+    struct model_desc *desc = &world->model.desc;
+    int rc = model_desc_read(options->model, desc, err);
+    if (rc) {
+        return rc;
+    }
+    world->has_desc = true;
+    world->model.kern = world_kern(options);
+    world->model.held = world_held(options, desc);
+    rc = model_generation_read(options->model, desc->vocab_n, &world->model.generation, err);
+    if (rc == 0) {
+        rc = tokenizer_open(options->model, &world->tokenizer, err);
+    }
+    if (rc == 0 && tokenizer_vocab_n(world->tokenizer) > desc->vocab_n) {
+        rc = err_set(err, ERR_BAD_FILE,
+                     "%s/tokenizer.json: has token id %u, vocab_size of config.json is %u",
+                     options->model, tokenizer_vocab_n(world->tokenizer) - 1, desc->vocab_n);
+    }
+    return rc;
+}
+
+static void world_log_table(const struct engine_plan *plan, enum log_level level)
+{
+    for (size_t i = 0; i < PLAN_LINES; i++) {
+        log_msg(level, "memory  %-28s %12.1f MB", plan->lines[i].name,
+                (double)plan->lines[i].bytes * 1e-6);
+    }
+    log_msg(level, "memory  %-28s %12.1f MB of %.1f MB available", "total",
+            (double)plan->total * 1e-6, (double)plan->available * 1e-6);
+}
+
+/* Sizes everything; the table is printed either way. */
+static int world_plan(struct world *world, const struct options *options, struct err *err)
+{
+    struct plan_want want = {
+        .desc = &world->model.desc,
+        .kern = world->model.kern,
+        .held = world->model.held,
+        .thread_n = (uint32_t)options->thread_n,
+        .sequence_n = (uint32_t)options->sequence_max,
+        .context_max = options->context_max,
+        .kv_bytes = options->kv_bytes,
+        .adapter_bytes = options->adapter_bytes,
+    };
+    bool is_quota;
+    if (want.thread_n == 0) {
+        want.thread_n = cpus_granted(&is_quota);
+    }
+    int rc = engine_plan(&want, &world->plan, err);
+    if (rc == 0 || rc == ERR_NO_MEMORY) {
+        world_log_table(&world->plan, rc ? LOG_ERROR : LOG_INFO);
+    }
+    world->server_model.thread_n = world->model.kern == &kern_ref ? 1 : want.thread_n;
+    return rc;
+}
+
+static int world_load(struct world *world, const struct options *options, struct err *err)
+{
+    struct kern_open open = world->plan.open;
+    open.isa = kern_isa_parse(options->isa);
+    open.thread_n = (uint32_t)options->thread_n;
+    int rc = world->model.kern->open(&open, &world->model.dev, err);
+    return rc ? rc : model_load(&world->model, options->model, err);
+}
+
+/* Engine thread. The signal makes the loop thread drain, as if an operator had asked for it. */
+static void world_on_lost(void *arg, const struct err *err)
+{
+    struct world *world = arg;
+    ring_flag_raise(&world->is_lost);
+    log_msg(LOG_ERROR, "device lost: %s; stopping", err->text);
+    kill(getpid(), SIGTERM);
+}
+
+static int world_start_engine(struct world *world, const struct options *options,
+                              struct ports *ports, struct err *err)
+{
+    struct store_config store_config = {
+        .root = options->adapters,
+        .desc = &world->model.desc,
+        .kern = world->model.kern,
+        .held = world->model.held,
+    };
+    struct engine_config config = {
+        .ports = ports,
+        .model = &world->model,
+        .plan = &world->plan,
+        .on_device_lost = world_on_lost,
+        .on_device_lost_arg = world,
+    };
+    char(*names)[LIMIT_ADAPTER_NAME_BYTES] = NULL;
+    uint32_t skipped_n = 0;
+    int rc = store_open(&store_config, &world->store, err);
+    if (rc == 0) {
+        rc = store_scan(world->store, &names, &world->adapter_n, &skipped_n, err);
+    }
+    if (rc == 0) {
+        config.store = world->store;
+        config.names = (const char(*)[LIMIT_ADAPTER_NAME_BYTES])names;
+        config.name_n = world->adapter_n;
+        rc = engine_new(&config, &world->engine, err);
+    }
+    mem_free(names);
+    if (rc == 0) {
+        if (skipped_n > 0) {
+            log_msg(LOG_WARN, "%u folders of %s have names no adapter can have: skipped", skipped_n,
+                    options->adapters);
+        }
+        engine_start(world->engine);
+        world->is_running = true;
+    }
+    return rc;
+}
+
+/* The directory's last component, without trailing slashes. */
+static char *world_model_name(const char *dir)
+{
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/') {
+        n--;
+    }
+    size_t begin = n;
+    while (begin > 0 && dir[begin - 1] != '/') {
+        begin--;
+    }
+    char *name = mem_zalloc(n - begin + 1);
+    memcpy(name, dir + begin, n - begin);
+    return name;
+}
+
+static void world_describe(struct world *world, const struct options *options)
+{
+    const struct model *model = &world->model;
+    const struct model_generation *generation = &model->generation;
+    struct server_model *out = &world->server_model;
+    world->name =
+        options->model_name ? mem_strdup(options->model_name) : world_model_name(options->model);
+    out->name = world->name;
+    out->fingerprint = model->fingerprint;
+    out->architecture = model->desc.architecture;
+    out->family = model->desc.family;
+    out->dtype = dtype_name(model->held);
+    out->backend = model->kern->name;
+    out->isa = model->kern->isa_name(model->dev);
+    out->vocab_n = model->desc.vocab_n;
+    out->context_max = world->plan.context_max;
+    out->kv_tokens = (uint64_t)world->plan.kv.page_n * LIMIT_KV_PAGE;
+    out->weight_bytes = model->weight_bytes;
+    out->adapter_bytes = world->plan.pool_bytes;
+    out->sequence_max = world->plan.sched.slot_n;
+    memcpy(out->eos_tokens, generation->eos_tokens, sizeof out->eos_tokens);
+    out->eos_n = generation->eos_n;
+    out->tokenizer = world->tokenizer;
+    out->sampling = (struct sampling){
+        .temperature = generation->is_greedy ? 0 : generation->temperature,
+        .top_p = generation->top_p,
+        .min_p = generation->min_p,
+        .top_k = generation->top_k,
+        .repetition_penalty = generation->repetition_penalty,
+    };
+}
+
+int world_open(const struct options *options, struct ports *ports, struct world **out,
+               struct err *err)
+{
+    struct world *world = mem_zalloc(sizeof *world);
+    int rc = world_read(world, options, err);
+    rc = rc ? rc : world_plan(world, options, err);
+    rc = rc ? rc : world_load(world, options, err);
+    rc = rc ? rc : world_start_engine(world, options, ports, err);
+    if (rc) {
+        world_close(world);
+        return rc;
+    }
+    world_describe(world, options);
+    *out = world;
+    return 0;
+}
+
+void world_close(struct world *world)
+{
+    if (world->is_running) {
+        engine_stop(world->engine);
+    }
+    engine_free(world->engine);
+    if (world->store) {
+        store_close(world->store);
+    }
+    if (world->model.dev) {
+        world->model.kern->close(world->model.dev);
+    }
+    tokenizer_close(world->tokenizer);
+    if (world->has_desc) {
+        model_done(&world->model);
+    }
+    mem_free(world->name);
+    mem_free(world);
+}
+
+const struct server_model *world_model(const struct world *world)
+{
+    return &world->server_model;
+}
+
+uint32_t world_adapter_n(const struct world *world)
+{
+    return world->adapter_n;
+}
+
+bool world_is_lost(const struct world *world)
+{
+    return ring_flag_is_raised(&world->is_lost);
+}
+
+void world_check(const struct options *options, FILE *out)
+{
+    bool is_quota;
+    uint32_t thread_n = cpus_granted(&is_quota);
+    (void)options;
+    fprintf(out, "cpu.threads    %u granted%s\n", thread_n, is_quota ? ", by a cgroup quota" : "");
+    for (int isa = KERN_ISA_PORTABLE; isa < KERN_ISA_N; isa++) {
+        struct kern_open open = {.isa = (enum kern_isa)isa,
+                                 .thread_n = 1,
+                                 .held = DTYPE_BF16,
+                                 .row_max = 1,
+                                 .slot_max = 1,
+                                 .version_max = 1,
+                                 .k_max = 64,
+                                 .n_max = 64,
+                                 .vocab_n = 64,
+                                 .rank_max = 16};
+        struct kern_dev *dev;
+        struct err err = {0};
+        bool is_there = kern_cpu.open(&open, &dev, &err) == 0;
+        fprintf(out, "cpu.isa        %-11s %s\n", kern_isa_word((enum kern_isa)isa),
+                is_there ? "ok" : err.text);
+        if (is_there) {
+            kern_cpu.close(dev);
+        }
+    }
+    fprintf(out, "memory         %.1f GB available\n", (double)mem_available() * 1e-9);
+    fprintf(out, "gpu            not built in\n");
+}
