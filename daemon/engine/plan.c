@@ -83,12 +83,13 @@ static int plan_kv(const struct plan_want *want, uint64_t rest, struct engine_pl
         .kv_head_n = desc->kv_head_n,
         .head_dim = desc->head_dim,
     };
-    uint64_t bytes = want->kv_bytes ? want->kv_bytes : rest / 4;
     uint64_t each = page_bytes(want, &plan->kv);
+    /* Without a wish at least one page: if that is too much, the sum says so. */
+    uint64_t bytes = want->kv_bytes ? want->kv_bytes : MAX(rest / 4, each);
     plan->sched.page_n = (uint32_t)MIN(bytes / each, LIMIT_KV_PAGES);
     if (plan->sched.page_n == 0) {
-        return err_set(err, want->kv_bytes ? ERR_INVALID_PARAMETER : ERR_NO_MEMORY,
-                       "KV memory of %llu bytes holds no page: %d positions of this model take "
+        return err_set(err, ERR_INVALID_PARAMETER,
+                       "--kv-memory of %llu bytes holds no page: %d positions of this model take "
                        "%llu bytes",
                        (unsigned long long)bytes, LIMIT_KV_PAGE, (unsigned long long)each);
     }

@@ -1,0 +1,1 @@
+graft_test(engine_test unit/engine_test.c engine kernels)

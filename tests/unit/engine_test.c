@@ -1,0 +1,356 @@
+/* The engine with its real threads, on ref and a small checkpoint: requests with adapters from one
+ * thread, jobs on another, events on a third; then a lost device. And the plan's sums. */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "adapters/store.h"
+#include "base/base.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "engine/engine.h"
+#include "engine/keymap.h"
+#include "kernels/fault/fault.h"
+#include "sched/event.h"
+#include "sched/request.h"
+
+#define MODEL    TEST_ROOT "/tests/golden/qwen3"
+#define REQUESTS 24
+#define GIB      (1ull << 30)
+
+static void check(int rc, const struct err *err)
+{
+    if (rc) {
+        fail_msg("%s: %s", err_name(rc), err->text);
+    }
+}
+
+/* The daemon without a server: this thread sends requests, `loop` runs jobs, `egress` listens. */
+struct house {
+    struct ports ports;
+    struct model model;
+    struct engine_plan plan;
+    struct store *store;
+    struct engine *engine;
+    struct wake loop_wake;
+    struct thread loop;
+    struct thread egress;
+    struct ring_flag is_over; /* the loop is to end */
+    struct ring_flag is_lost;
+    struct request requests[REQUESTS];
+    uint32_t prompts[REQUESTS][90];
+    uint32_t token_n;    /* of egress */
+    uint32_t finished_n; /* of egress */
+    uint32_t failed_n;   /* of egress: ERR_DEVICE_FAILURE */
+    uint32_t op_n;       /* of egress */
+};
+
+static void house_notify(void *arg)
+{
+    struct house *house = arg;
+    wake_signal(&house->loop_wake);
+}
+
+static void house_lost(void *arg, const struct err *err)
+{
+    struct house *house = arg;
+    assert_int_equal(err->code, ERR_DEVICE_FAILURE);
+    ring_flag_raise(&house->is_lost);
+}
+
+static void house_loop(void *arg)
+{
+    struct house *house = arg;
+    while (!ring_flag_is_raised(&house->is_over)) {
+        uint32_t ticket = wake_ticket(&house->loop_wake);
+        struct job *job;
+        if (ring_pop(&house->ports.jobs, &job)) {
+            struct msg msg = {MSG_JOB_DONE, 0, job};
+            job->run(job);
+            assert_true(ring_push(&house->ports.inbox[INBOX_LOOP], &msg));
+            wake_signal(&house->ports.engine_wake);
+        } else {
+            wake_wait(&house->loop_wake, ticket, -1);
+        }
+    }
+}
+
+static void house_event(struct house *house, const struct event *event)
+{
+    house->token_n += event->type == EVENT_TOKEN;
+    house->finished_n += event->type == EVENT_FINISHED;
+    house->op_n += event->type == EVENT_ADAPTER_OP;
+    if (event->type == EVENT_FAILED) {
+        assert_int_equal(event->request->err.code, ERR_DEVICE_FAILURE);
+        house->failed_n++;
+    }
+}
+
+/* Until everything was drained. */
+static void house_egress(void *arg)
+{
+    struct house *house = arg;
+    struct event event = {.type = EVENT_STEP_END};
+    while (event.type != EVENT_DRAINED) {
+        uint32_t ticket = wake_ticket(&house->ports.egress_wake);
+        if (ring_pop(&house->ports.events, &event)) {
+            house_event(house, &event);
+        } else {
+            wake_wait(&house->ports.egress_wake, ticket, -1);
+        }
+    }
+}
+
+static void house_open_model(struct house *house, const struct kern *kern)
+{
+    struct err err = {0};
+    struct model *model = &house->model;
+    check(model_desc_read(MODEL, &model->desc, &err), &err);
+    model->kern = kern;
+    model->held = DTYPE_F32;
+    struct plan_want want = {.desc = &model->desc,
+                             .kern = kern,
+                             .held = DTYPE_F32,
+                             .sequence_n = 4,
+                             .kv_bytes = 1u << 19,
+                             .adapter_bytes = 1u << 20,
+                             .available = GIB};
+    check(engine_plan(&want, &house->plan, &err), &err);
+    check(kern->open(&house->plan.open, &model->dev, &err), &err);
+    check(model_load(model, MODEL, &err), &err);
+    struct store_config store = {
+        .root = MODEL "/adapters", .desc = &model->desc, .kern = kern, .held = DTYPE_F32};
+    check(store_open(&store, &house->store, &err), &err);
+}
+
+static void house_start(struct house *house, const struct kern *kern)
+{
+    struct err err = {0};
+    struct ports *ports = &house->ports;
+    *house = (struct house){0};
+    house_open_model(house, kern);
+    for (uint32_t i = 0; i < INBOX_N; i++) {
+        ring_init(&ports->inbox[i], sizeof(struct msg), 64);
+    }
+    ring_init(&ports->events, sizeof(struct event), engine_event_slots(&house->plan));
+    ring_init(&ports->jobs, sizeof(struct job *), LIMIT_ADAPTER_JOBS);
+    wake_init(&ports->engine_wake);
+    wake_init(&ports->egress_wake);
+    wake_init(&house->loop_wake);
+    ports->notify_loop = house_notify;
+    ports->notify_arg = house;
+    char(*names)[LIMIT_ADAPTER_NAME_BYTES];
+    uint32_t name_n;
+    uint32_t skipped_n;
+    check(store_scan(house->store, &names, &name_n, &skipped_n, &err), &err);
+    struct engine_config config = {
+        .ports = ports,
+        .model = &house->model,
+        .store = house->store,
+        .plan = &house->plan,
+        .names = (const char(*)[LIMIT_ADAPTER_NAME_BYTES])names,
+        .name_n = name_n,
+        .on_device_lost = house_lost,
+        .on_device_lost_arg = house,
+    };
+    check(engine_new(&config, &house->engine, &err), &err);
+    mem_free(names);
+    thread_start(&house->loop, THREAD_LOOP, "loop", house_loop, house);
+    thread_start(&house->egress, THREAD_EGRESS, "egress", house_egress, house);
+    engine_start(house->engine);
+}
+
+static void house_send(struct house *house, enum inbox inbox, enum msg_type type, void *ptr)
+{
+    const struct timespec pause = {.tv_nsec = CLOCK_NS_PER_MS};
+    struct msg msg = {type, 0, ptr};
+    while (!ring_push(&house->ports.inbox[inbox], &msg)) {
+        nanosleep(&pause, NULL);
+    }
+    wake_signal(&house->ports.engine_wake);
+}
+
+static void house_request(struct house *house, uint32_t i)
+{
+    struct request *request = &house->requests[i];
+    *request = (struct request){
+        .key = i + 1,
+        .tokens = house->prompts[i],
+        .token_n = 1 + i * 37 % 90,
+        .max_tokens = 1 + i % 9,
+        .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = i},
+        .top_logprobs = -1,
+        .prompt_logprobs = -1,
+        .adapter_n = i % 3,
+        .arrival_ns = clock_now_ns(),
+        .deadline_ns = CLOCK_NEVER,
+    };
+    for (uint32_t k = 0; k < request->token_n; k++) {
+        house->prompts[i][k] = (i * 31 + k * 7) % house->model.desc.vocab_n;
+    }
+    for (uint32_t k = 0; k < request->adapter_n; k++) {
+        snprintf(request->adapters[k].name, sizeof request->adapters[k].name, "%c",
+                 (int)('a' + (i + k) % 2));
+        request->adapters[k].weight = 1;
+    }
+    house_send(house, INBOX_CQ, MSG_REQUEST, request);
+}
+
+/* In main's order. */
+static void house_stop(struct house *house)
+{
+    house_send(house, INBOX_CQ, MSG_DRAIN, NULL); /* behind the requests */
+    thread_join(&house->egress);
+    ring_flag_raise(&house->is_over);
+    wake_signal(&house->loop_wake);
+    thread_join(&house->loop);
+    engine_stop(house->engine);
+    engine_free(house->engine);
+    store_close(house->store);
+    house->model.kern->close(house->model.dev);
+    model_done(&house->model);
+    for (uint32_t i = 0; i < INBOX_N; i++) {
+        ring_done(&house->ports.inbox[i]);
+    }
+    ring_done(&house->ports.events);
+    ring_done(&house->ports.jobs);
+}
+
+static void threads_serve(void **state)
+{
+    (void)state;
+    struct house *house = mem_alloc(sizeof *house);
+    struct adapter out;
+    struct adapter_op op = {
+        .type = ADAPTER_OP_LOAD, .name = "b", .key = 1000, .out = &out, .out_max = 1};
+    uint32_t want_n = 0;
+    house_start(house, &kern_ref);
+    house_send(house, INBOX_CQ, MSG_ADAPTER_OP, &op);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        house_request(house, i);
+        want_n += house->requests[i].max_tokens;
+    }
+    house_stop(house);
+    assert_int_equal(house->finished_n, REQUESTS);
+    assert_int_equal(house->failed_n, 0);
+    assert_int_equal(house->token_n, want_n);
+    assert_int_equal(house->op_n, 1);
+    assert_false(ring_flag_is_raised(&house->is_lost));
+    mem_free(house);
+}
+
+static void lost_device_ends_all(void **state)
+{
+    (void)state;
+    struct house *house = mem_alloc(sizeof *house);
+    fault_set(&kern_ref, &(struct fault_plan){.fail_step = 3});
+    house_start(house, &kern_fault);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        house_request(house, i);
+    }
+    house_stop(house);
+    assert_true(ring_flag_is_raised(&house->is_lost));
+    assert_true(house->failed_n > 0);
+    assert_int_equal(house->finished_n + house->failed_n, REQUESTS);
+    mem_free(house);
+}
+
+static void plan_adds_up(void **state)
+{
+    (void)state;
+    struct model_desc desc;
+    struct engine_plan plan;
+    struct err err = {0};
+    check(model_desc_read(MODEL, &desc, &err), &err);
+    struct plan_want want = {
+        .desc = &desc, .kern = &kern_ref, .held = DTYPE_F32, .sequence_n = 2, .available = GIB};
+    check(engine_plan(&want, &plan, &err), &err);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < PLAN_LINES; i++) {
+        sum += plan.lines[i].bytes;
+        assert_true(plan.lines[i].name && plan.lines[i].bytes > 0);
+    }
+    assert_int_equal(sum, plan.total);
+    assert_int_equal(plan.context_max, 512);    /* the model's */
+    assert_int_equal(plan.sched.page_n, 2 * 8); /* all that two sequences can fill */
+    assert_int_equal(plan.pool_bytes, (GIB - plan.lines[0].bytes) / 8);
+    assert_true(engine_event_slots(&plan) >= 2 * plan.sched.row_max);
+
+    uint64_t page = plan.lines[1].bytes / plan.kv.page_n;
+    want.kv_bytes = 3 * page + page / 2;
+    check(engine_plan(&want, &plan, &err), &err);
+    assert_int_equal(plan.kv.page_n, 3);
+    assert_int_equal(plan.context_max, 3 * LIMIT_KV_PAGE); /* what the pool can hold */
+    want.context_max = 400;
+    check(engine_plan(&want, &plan, &err), &err);
+    assert_int_equal(plan.context_max, 400);
+    model_desc_done(&desc);
+}
+
+static void plan_refuses(void **state)
+{
+    (void)state;
+    struct model_desc desc;
+    struct engine_plan plan;
+    struct err err = {0};
+    check(model_desc_read(MODEL, &desc, &err), &err);
+    struct plan_want want = {
+        .desc = &desc, .kern = &kern_ref, .held = DTYPE_F32, .sequence_n = 2, .available = GIB};
+    want.context_max = 513;
+    assert_int_equal(engine_plan(&want, &plan, &err), ERR_INVALID_PARAMETER);
+    assert_string_equal(err.text, "--max-context is 513, the model's limit is 512");
+    want.context_max = 0;
+    want.kv_bytes = 100;
+    assert_int_equal(engine_plan(&want, &plan, &err), ERR_INVALID_PARAMETER);
+    assert_non_null(strstr(err.text, "--kv-memory of 100 bytes holds no page"));
+    want.kv_bytes = 0;
+    want.available = 1000;
+    assert_int_equal(engine_plan(&want, &plan, &err), ERR_NO_MEMORY);
+    assert_non_null(strstr(err.text, "memory: weights 1 MiB + KV pages "));
+    assert_non_null(strstr(err.text, "1 MiB are available"));
+    assert_non_null(plan.lines[PLAN_LINES - 1].name);
+    model_desc_done(&desc);
+}
+
+/* Against the plainest map there is. */
+static void keymap_keeps_what_it_has(void **state)
+{
+    (void)state;
+    struct keymap map;
+    bool is_in[200] = {false};
+    uint32_t n = 0;
+    uint64_t dice = 7;
+    keymap_init(&map, 100);
+    for (uint32_t i = 0; i < 20000; i++) {
+        dice = dice * 6364136223846793005u + 1442695040888963407u;
+        uint32_t key = (uint32_t)(dice >> 33) % 200;
+        uint32_t id = UINT32_MAX;
+        assert_true(keymap_get(&map, key * 1000003ull, &id) == is_in[key]);
+        assert_int_equal(id, is_in[key] ? key : UINT32_MAX);
+        if (is_in[key]) {
+            keymap_remove(&map, key * 1000003ull);
+        } else if (n < 100) {
+            keymap_put(&map, key * 1000003ull, key);
+        } else {
+            continue;
+        }
+        n += is_in[key] ? -1u : 1u;
+        is_in[key] = !is_in[key];
+    }
+    assert_int_equal(map.n, n);
+    keymap_done(&map);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keymap_keeps_what_it_has),
+        cmocka_unit_test(plan_adds_up),
+        cmocka_unit_test(plan_refuses),
+        cmocka_unit_test(threads_serve),
+        cmocka_unit_test(lost_device_ends_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
