@@ -8,6 +8,12 @@
 
 #define DP_ROWS 12u
 
+#ifdef CPU_ROLLED
+#define DP_INLINE inline
+#else
+#define DP_INLINE ALWAYS_INLINE
+#endif
+
 #ifdef CPU_STAND_IN
 
 #include "kernels/cpu/stand_in.h"
@@ -33,8 +39,8 @@ static ALWAYS_INLINE struct vec dp(struct vec acc, uint32_t x, const char *w)
 #endif
 
 /* One block of rows against both (or the one) column tiles of a group. */
-static ALWAYS_INLINE void dp_rows(const struct cpu_gemm *g, const char *x, uint32_t first,
-                                  uint32_t rows, uint32_t wide)
+static DP_INLINE void dp_rows(const struct cpu_gemm *g, const char *x, uint32_t first,
+                              uint32_t rows, uint32_t wide)
 {
     const uint32_t row_all = DIV_UP(g->k_layout, 2u);
     const char *w = g->w;
@@ -81,6 +87,16 @@ static ALWAYS_INLINE void dp_rows(const struct cpu_gemm *g, const char *x, uint3
         dp_rows(g, x, first, rows, wide);                                                          \
         break;
 
+#ifdef CPU_ROLLED
+
+static void dp_block(const struct cpu_gemm *g, const char *x, uint32_t first, uint32_t n,
+                     uint32_t wide)
+{
+    dp_rows(g, x, first, n, wide);
+}
+
+#else
+
 static ALWAYS_INLINE void dp_block(const struct cpu_gemm *g, const char *x, uint32_t first,
                                    uint32_t n, uint32_t wide)
 {
@@ -101,6 +117,8 @@ static ALWAYS_INLINE void dp_block(const struct cpu_gemm *g, const char *x, uint
         break;
     }
 }
+
+#endif
 
 /* Never with is_add: what goes on from a sum is fp32 work (cpu_path.exact). */
 static void dp_run(const struct cpu_gemm *g)

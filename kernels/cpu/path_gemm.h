@@ -12,6 +12,12 @@
 #include "kernels/cpu/path_pack.h"
 #include "kernels/cpu/vec.h"
 
+#ifdef CPU_ROLLED
+#define GEMM_INLINE inline
+#else
+#define GEMM_INLINE ALWAYS_INLINE
+#endif
+
 struct gemm_block {
     const float *x;
     uint32_t row_first;
@@ -40,8 +46,8 @@ static ALWAYS_INLINE const char *gemm_ahead(const struct cpu_gemm *g, const stru
 }
 
 /* One 64-byte row of each column tile against R rows of x: the innermost step. */
-static ALWAYS_INLINE void gemm_step(struct vec *acc, const float *x, const char *w, size_t tile,
-                                    const uint32_t shape[3])
+static GEMM_INLINE void gemm_step(struct vec *acc, const float *x, const char *w, size_t tile,
+                                  const uint32_t shape[3])
 {
     const uint32_t rows = shape[0];
     const uint32_t wide = shape[1];
@@ -74,8 +80,8 @@ static ALWAYS_INLINE void gemm_step(struct vec *acc, const float *x, const char 
     }
 }
 
-static ALWAYS_INLINE void gemm_rows(const struct cpu_gemm *g, const struct gemm_block *b,
-                                    uint32_t rows, uint32_t wide, uint32_t row_k)
+static GEMM_INLINE void gemm_rows(const struct cpu_gemm *g, const struct gemm_block *b,
+                                  uint32_t rows, uint32_t wide, uint32_t row_k)
 {
     const uint32_t shape[3] = {rows, wide, row_k};
     const uint32_t row_all = DIV_UP(g->k_layout, row_k);
@@ -120,6 +126,22 @@ static ALWAYS_INLINE void gemm_rows(const struct cpu_gemm *g, const struct gemm_
     case rows:                                                                                     \
         gemm_rows(g, b, rows, wide, row_k);                                                        \
         break;
+
+#ifdef CPU_ROLLED
+
+static inline void gemm_narrow(const struct cpu_gemm *g, const struct gemm_block *b, uint32_t rows,
+                               uint32_t row_k)
+{
+    gemm_rows(g, b, rows, 1, row_k);
+}
+
+static inline void gemm_wide(const struct cpu_gemm *g, const struct gemm_block *b, uint32_t rows,
+                             uint32_t row_k)
+{
+    gemm_rows(g, b, rows, 2, row_k);
+}
+
+#else
 
 static ALWAYS_INLINE void gemm_narrow(const struct cpu_gemm *g, const struct gemm_block *b,
                                       uint32_t rows, uint32_t row_k)
@@ -171,7 +193,9 @@ static ALWAYS_INLINE void gemm_wide(const struct cpu_gemm *g, const struct gemm_
     }
 }
 
-static ALWAYS_INLINE void gemm_run(const struct cpu_gemm *g, uint32_t row_k)
+#endif
+
+static GEMM_INLINE void gemm_run(const struct cpu_gemm *g, uint32_t row_k)
 {
     uint32_t tile_k = LAYOUT_TILE_ROWS * row_k;
     uint32_t k_padded = ROUND_UP(g->k, tile_k);

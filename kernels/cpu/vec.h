@@ -16,8 +16,12 @@
 
 #define VEC_N 16u
 
-/* A pragma before a loop of constant bounds: its arrays of vectors shall become registers. */
-#if defined(__clang__)
+/* A pragma before a loop of constant bounds: its arrays of vectors shall become registers. Not in
+ * plain C, and not under sanitizers (CPU_ROLLED): they look at every access, so that one loop for
+ * all shapes is compiled there instead of one per shape. */
+#if defined(CPU_ROLLED) || (!defined(CPU_VEC_AVX512) && !defined(CPU_VEC_AVX2))
+#define VEC_UNROLL
+#elif defined(__clang__)
 #define VEC_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define VEC_UNROLL _Pragma("GCC unroll 16")
