@@ -1,0 +1,201 @@
+"""The daemon's start and end: what it refuses to start on, ready, drain, restart, idleness."""
+import json
+import os
+import shutil
+import time
+import unittest
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from harness import Client, Daemon, grpc, pb
+from test_daemon_case import (ADAPTERS, LINES, MODEL, MODEST, SANITIZED, Answer, Code, copy_model,
+                              prompt, refs, tasks)
+
+LONG = {"ignore_eos": True, "max_tokens": 900}
+FLAGS = ("--adapters", ADAPTERS, *MODEST)
+
+
+class Refused(unittest.TestCase):
+    def ends(self, code, words, *flags, model=MODEL, folder=None):
+        daemon = Daemon(model, *MODEST, *flags, folder=folder)
+        self.addCleanup(daemon.kill)
+        self.assertEqual(daemon.wait(), code, daemon.log())
+        self.assertIn(words, daemon.log())
+        self.assertNotIn("Sanitizer", daemon.log())
+        return daemon.log()
+
+    def spoilt(self, words, file, edit):
+        """edit changes the parsed JSON of a file of a copied model, or gets its path."""
+        model = copy_model()
+        path = os.path.join(model, file)
+        if file.endswith(".json"):
+            with open(path, encoding="utf-8") as f:
+                value = json.load(f)
+            edit(value)
+            with open(path, "w", encoding="utf-8") as f:
+                json.dump(value, f)
+        else:
+            edit(path)
+        self.ends(78, words, model=model)
+        shutil.rmtree(os.path.dirname(model))
+
+    def test_configs(self):
+        for words, change in (
+                ('"sliding_window" is 128 with "use_sliding_window" true: sliding windows are not '
+                 'implemented', {"use_sliding_window": True,
+                                                  "sliding_window": 128}),
+                ('"model_type" is "mamba", only llama, qwen2 and qwen3 are implemented',
+                 {"model_type": "mamba"}),
+                ('"frobnicate" is 3, which is not implemented for "qwen3"', {"frobnicate": 3}),
+                ('"hidden_act" is "gelu"', {"hidden_act": "gelu"}),
+                ("yarn", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}),
+                ('"hidden_size" is 0, it must lie in 1 to', {"hidden_size": 0}),
+                ("shape [448, 160], config.json asks for [448, 192]", {"hidden_size": 192}),
+                ('tensor "model.layers.4.input_layernorm.weight" is missing',
+                 {"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}),
+                ('is not part of a qwen3 model as config.json describes it',
+                 {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3})):
+            with self.subTest(words):
+                self.spoilt(words, "config.json", lambda config, c=change: config.update(c))
+
+    def test_tokenizers(self):
+        def model(**change):
+            return lambda t: t["model"].update(change)
+        for words, edit in (
+                ('model: "byte_fallback" is true, which is not implemented',
+                 model(byte_fallback=True)),
+                ('model type "WordPiece" is not implemented', model(type="WordPiece")),
+                ('normalizer type "Lowercase" is not implemented',
+                 lambda t: t.update(normalizer={"type": "Lowercase"})),
+                ('pre_tokenizer type "Metaspace" is not implemented',
+                 lambda t: t.update(pre_tokenizer={"type": "Metaspace"}))):
+            with self.subTest(words):
+                self.spoilt(words, "tokenizer.json", edit)
+
+    def test_weights(self):
+        def cut(path):
+            os.truncate(path, os.path.getsize(path) // 2)
+
+        def rename(path):
+            with open(path, "r+b") as f:
+                raw = f.read(65536)
+                f.seek(raw.index(b"model.norm.weight"))
+                f.write(b"model.nurm.weight")
+
+        def header(path):
+            with open(path, "r+b") as f:
+                f.write(b"\xff" * 8)
+        for words, edit in (("lies at bytes", cut), ('tensor "model.norm.weight" is missing', rename),
+                            ("has a header of 18446744073709551615 bytes", header),
+                            ("neither model.safetensors nor", os.remove)):
+            with self.subTest(words):
+                self.spoilt(words, "model.safetensors", edit)
+
+    def test_flags(self):
+        self.ends(78, "KV memory of 1024 bytes holds no page: 64 positions of this model take "
+                  "65536 bytes", "--kv-memory", "1KiB")
+        log = self.ends(78, "MiB are available", "--adapter-memory", "64TiB")
+        for line in ("weights", "KV pages", "adapters", "workspace", "total"):
+            self.assertIn(f"memory  {line}", log)
+        self.ends(78, "--max-context is 5000, the model's limit is 1024", "--max-context", "5000")
+        self.ends(78, 'could not open the adapter root "/nope"', "--adapters", "/nope")
+        self.ends(78, "--frob is no flag", "--frob")
+        self.ends(78, "/nope/config.json", model="/nope")
+
+
+class Life(unittest.TestCase):
+    def start(self, *flags, folder=None):
+        daemon = Daemon(MODEL, *(flags or FLAGS), folder=folder)
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    def test_health_turns_to_serving(self):
+        daemon = self.start()
+        daemon.wait_log("listening on")
+        with Client(daemon.address) as client:
+            watch = health_pb2_grpc.HealthStub(client.channel).Watch(
+                health_pb2.HealthCheckRequest(), timeout=60)
+            seen = []
+            for answer in watch:
+                seen.append(answer.status)
+                if seen[-1] == health_pb2.HealthCheckResponse.SERVING:
+                    watch.cancel()
+                    break
+            self.assertIn(seen, [[2, 1], [1]])  # whether we came before it was ready is a race
+            daemon.ready()
+            self.assertEqual(client.answer(prompt(0))[0], LINES[0].text)
+        daemon.stop()
+
+    def test_second_instance_and_kill(self):
+        first = self.start().ready()
+        second = self.start(folder=first.folder)
+        self.assertEqual(second.wait(), 75, second.log())
+        self.assertIn("s.sock", second.log())
+        with Client(first.address) as client:
+            self.assertEqual(client.answer(prompt(0))[0], LINES[0].text)
+        first.kill()
+        again = self.start(folder=first.folder).ready()
+        with Client(again.address) as client:
+            self.assertEqual(client.answer(prompt(0))[0], LINES[0].text)
+        again.stop()
+
+    def test_sigterm_drains(self):
+        daemon = self.start().ready()
+        with Client(daemon.address) as client:
+            alone = Answer(list(client.generate(prompt(0), stopping=LONG,
+                                                output={"token_ids": True})))
+            call = client.generate(prompt(0), stopping=LONG, output={"token_ids": True})
+            running = [next(call), next(call)]
+            daemon.signal()
+            daemon.wait_log("draining")
+            with self.assertRaises(grpc.RpcError) as caught:
+                client.answer(prompt(0))
+            self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
+            running += list(call)
+            self.assertEqual(Answer(running).key(), alone.key())
+        self.assertEqual(daemon.wait(), 0, daemon.log())
+
+    def test_second_sigterm_cancels(self):
+        daemon = self.start("--adapters", ADAPTERS, *MODEST, "--backend", "ref").ready()
+        with Client(daemon.address) as client:
+            calls = [client.generate(prompt(i), stopping=LONG) for i in range(32)]
+            for call in calls:
+                next(call)
+            daemon.signal()
+            daemon.wait_log("draining")
+            daemon.signal()
+            reasons = {list(call)[-1].finish.reason for call in calls}
+            self.assertIn(pb.FINISH_REASON_CANCELLED, reasons)
+        self.assertEqual(daemon.wait(), 0, daemon.log())
+
+    def test_idle_uses_no_cpu(self):
+        daemon = self.start().ready()
+        with Client(daemon.address) as client:
+            client.answer(prompt(0), adapters=refs("date"))
+
+            def ticks():
+                with open(f"/proc/{daemon.process.pid}/stat", encoding="ascii") as f:
+                    fields = f.read().rsplit(")", 1)[1].split()
+                return int(fields[11]) + int(fields[12])
+            time.sleep(1)
+            before = ticks()
+            time.sleep(2)
+            # A sanitizer's own thread may tick.
+            self.assertLessEqual(ticks() - before, 10 if SANITIZED else 2)
+        daemon.stop()
+
+    def test_backends_give_the_same_text(self):
+        asked = [(i, names) for i in range(2 if SANITIZED else 6)
+                 for names in ((), ("date",), ("slug", "json"))]
+        for flags in ((), ("--backend", "ref"), ("--isa", "portable"), ("--threads", "1"),
+                      ("--dtype", "f32")):
+            daemon = self.start(*FLAGS, *flags).ready()
+            with Client(daemon.address) as client:
+                for i, names in asked:
+                    want = tasks.answer(LINES[i], names[0] if names else "copy", len(names) > 1)
+                    self.assertEqual(client.answer(prompt(i), adapters=refs(*names))[0], want,
+                                     flags)
+            daemon.stop()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
