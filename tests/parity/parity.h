@@ -44,7 +44,8 @@ struct kern_matrix parity_matrix(const struct parity_case *c, uint32_t stream, u
 /* Runs the case everywhere; counts failures. */
 void parity_check(struct parity_case *c);
 
-/* True under GRAFT_LONG=1: products instead of pairwise selections, every row alone. */
+/* True under GRAFT_LONG=1 without a sanitizer: products instead of pairwise selections, every row
+ * alone. */
 bool parity_is_long(void);
 
 /* Groups of cases; each calls parity_check many times. */
