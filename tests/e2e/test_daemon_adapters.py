@@ -11,7 +11,7 @@ from test_daemon_case import (LINES, MODEL, MODEST, SANITIZED, Answer, Code, Dae
                               copy_adapter, prompt, refs, tasks)
 
 A = adapter_pb
-LONG = {"ignore_eos": True, "max_tokens": 400}
+LONG = {"ignore_eos": True, "max_tokens": 60 if SANITIZED else 400}
 TOKENS = {"token_ids": True, "top_logprobs": 1}
 TENSOR = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -237,13 +237,14 @@ class Malformed(OwnRoot):
 
 class LittleMemory(DaemonCase):
     """Room for two of the six adapters, and for a quarter of the crowd's keys and values."""
-    flags = (*DaemonCase.flags[:2], "--adapter-memory", "600KiB", "--kv-memory", "1MiB")
-    count = 16 if SANITIZED else 32
+    flags = (*DaemonCase.flags[:2], "--adapter-memory", "600KiB", "--kv-memory", "256KiB",
+             "--max-context", "256")
+    count = 8 if SANITIZED else 32
 
     def test_eviction_and_preemption_change_no_answer(self):
         sets = [(), ("date",), ("slug",), ("roman",), ("slug", "json"), ("title",), ("redact",)]
         jobs = [{"text": prompt(i), "adapters": refs(*sets[i % len(sets)]),
-                 "stopping": {"ignore_eos": True, "max_tokens": 100},
+                 "stopping": {"ignore_eos": True, "max_tokens": 30 if SANITIZED else 100},
                  "sampling": {"temperature": 1.0, "seed": i} if i % 3 else {"temperature": 0},
                  "output": {"token_ids": True, "top_logprobs": 1}} for i in range(self.count)]
         crowd = [Answer(list(c)) for c in [self.client.generate(**job) for job in jobs]]
@@ -262,7 +263,7 @@ class LittleMemory(DaemonCase):
 
     def test_preemption_changes_no_answer(self):
         jobs = [{"text": prompt(i), "sampling": {"temperature": 1.0, "seed": i},
-                 "stopping": {"ignore_eos": True, "max_tokens": 100},
+                 "stopping": {"ignore_eos": True, "max_tokens": 30 if SANITIZED else 100},
                  "output": {"token_ids": True, "top_logprobs": 1}} for i in range(self.count)]
         crowd = [Answer(list(c)) for c in [self.client.generate(**job) for job in jobs]]
         self.assertGreater(sum(a.preemptions for a in crowd), 0)

@@ -18,7 +18,6 @@ MODEL = os.path.join(DEMO, "model")
 ADAPTERS = os.path.join(DEMO, "adapters")
 SANITIZED = bool(os.environ.get("GRAFT_SANITIZED"))
 LINES = tasks.held_out(64)
-CONTEXT = 1024
 END = 394  # <|im_end|>, which ends the demo's answers
 
 # Small memories: what a test wants to be scarce it says itself.

@@ -3,7 +3,7 @@ import random
 import unittest
 
 from harness import grpc, model_pb, pb, details
-from test_daemon_case import (CONTEXT, END, GREEDY, LINES, SANITIZED, Answer, Code, DaemonCase,
+from test_daemon_case import (END, GREEDY, LINES, SANITIZED, Answer, Code, DaemonCase,
                               prompt, refs, tasks)
 
 SETS = [(), ("date",), ("slug",), ("slug", "json"), (("roman", 0.5), ("json", 1.0)),
@@ -54,7 +54,7 @@ class Answers(DaemonCase):
 
 
 class Crowd(DaemonCase):
-    count = 24 if SANITIZED else 64
+    count = 12 if SANITIZED else 64
 
     def jobs(self):
         rng = random.Random(7)
@@ -63,7 +63,7 @@ class Crowd(DaemonCase):
             sampling = GREEDY if i % 2 else {"temperature": 1.1, "seed": i, "top_p": 0.9,
                                              "frequency_penalty": 0.5}
             jobs.append({"text": prompt(i), "adapters": refs(*rng.choice(SETS)),
-                         "sampling": sampling, "stopping": {"max_tokens": rng.randint(4, 40)},
+                         "sampling": sampling, "stopping": {"max_tokens": rng.randint(4, 16 if SANITIZED else 40)},
                          "output": {"token_ids": True, "top_logprobs": 2}})
         return jobs
 
@@ -111,7 +111,7 @@ class Ends(DaemonCase):
     def test_deadline(self):
         # Far more work than the deadline leaves, on any machine.
         calls = [self.client.generate(prompt(i), timeout=0.3, adapters=refs("date"),
-                                      stopping=self.long) for i in range(64)]
+                                      stopping=self.long) for i in range(16 if SANITIZED else 64)]
         codes = set()
         for call in calls:
             with self.assertRaises(grpc.RpcError) as caught:
@@ -197,11 +197,6 @@ class Fields(DaemonCase):
                          (pb.FINISH_REASON_STOP_TOKEN, stop))
         self.assertEqual("".join(m.text for m in messages), whole.text[:len(ids) - 1])
 
-    def test_unset_max_tokens_is_the_rest_of_the_context(self):
-        a = self.ask(prompt(0) * 15, stopping={"ignore_eos": True})
-        self.assertEqual(sum(a.usage), CONTEXT)
-        self.assertEqual(a.reason, pb.FINISH_REASON_LENGTH)
-
     def test_seed(self):
         hot = {"temperature": 1.5}
         stopping = {"max_tokens": 24, "ignore_eos": True}
@@ -281,6 +276,32 @@ class Refusals(DaemonCase):
                  stopping={"max_tokens": 3, "min_tokens": 9})
         self.bad("output.top_logprobs is 21, limit is 20", output={"top_logprobs": 21})
         self.bad("names token 448", sampling={"logit_bias": {448: 1.0}})
+
+
+class ShortContext(DaemonCase):
+    flags = (*DaemonCase.flags, "--max-context", "128")
+
+    def test_unset_max_tokens_is_the_rest_of_the_context(self):
+        a = self.ask(prompt(0), stopping={"ignore_eos": True})
+        self.assertEqual((sum(a.usage), a.reason), (128, pb.FINISH_REASON_LENGTH))
+        self.assertEqual(self.client.models.GetModel(model_pb.GetModelRequest()).context_tokens,
+                         128)
+
+
+class NoRoom(DaemonCase):
+    flags = ("--kv-memory", "256KiB", "--max-context", "1024")
+
+    def test_what_the_cache_never_holds(self):
+        error = self.refused(Code.RESOURCE_EXHAUSTED, "KV_MEMORY_EXHAUSTED",
+                             lambda: self.client.generate("x", stopping={"max_tokens": 300}))
+        self.assertIn("256", error.details())
+        self.assertEqual(self.ask(prompt(0), stopping={"max_tokens": 90}).text, LINES[0].text)
+
+    def test_no_adapter_root(self):
+        error = self.refused(Code.NOT_FOUND, "ADAPTER_NOT_FOUND",
+                             lambda: self.client.generate("x", adapters=refs("date"),
+                                                          stopping={"max_tokens": 9}))
+        self.assertIn("no adapter root is configured (--adapters)", error.details())
 
 
 if __name__ == "__main__":
