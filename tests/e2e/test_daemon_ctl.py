@@ -66,7 +66,8 @@ class Graftctl(DaemonCase):
 
     def test_failures_say_what_to_do(self):
         for words, arguments in (
-                ("`graftctl adapters list` shows what there is.", ("generate", "--adapter", "no", "x")),
+                ("`graftctl adapters list` shows what there is.",
+                 ("generate", "--adapter", "no", "x")),
                 ("`graftctl adapters list` shows", ("adapters", "get", "no")),
                 ("leave --model out", ("generate", "--model", "no", "x")),
                 ("shorten the prompt or lower --max-tokens.",

@@ -59,11 +59,12 @@ class Crowd(DaemonCase):
     def jobs(self):
         rng = random.Random(7)
         jobs = []
+        longest = 16 if SANITIZED else 40
         for i in range(self.count):
             sampling = GREEDY if i % 2 else {"temperature": 1.1, "seed": i, "top_p": 0.9,
                                              "frequency_penalty": 0.5}
             jobs.append({"text": prompt(i), "adapters": refs(*rng.choice(SETS)),
-                         "sampling": sampling, "stopping": {"max_tokens": rng.randint(4, 16 if SANITIZED else 40)},
+                         "sampling": sampling, "stopping": {"max_tokens": rng.randint(4, longest)},
                          "output": {"token_ids": True, "top_logprobs": 2}})
         return jobs
 
@@ -144,7 +145,8 @@ class Fields(DaemonCase):
     def test_prompt_logprobs_agree_with_generation(self):
         # What was generated, read as a prompt, is as likely as it was when it was generated.
         a = self.ask(prompt(1))
-        head = list(self.client.models.Tokenize(model_pb.TokenizeRequest(text=prompt(1))).token_ids)
+        request = model_pb.TokenizeRequest(text=prompt(1))
+        head = list(self.client.models.Tokenize(request).token_ids)
         _, ids, _, messages = self.client.answer(
             token_ids={"ids": head + a.ids}, stopping={"max_tokens": 1},
             output={"prompt_logprobs": 1, "echo": True, "token_ids": True})

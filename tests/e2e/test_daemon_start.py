@@ -85,7 +85,8 @@ class Refused(unittest.TestCase):
         def header(path):
             with open(path, "r+b") as f:
                 f.write(b"\xff" * 8)
-        for words, edit in (("lies at bytes", cut), ('tensor "model.norm.weight" is missing', rename),
+        for words, edit in (("lies at bytes", cut),
+                            ('tensor "model.norm.weight" is missing', rename),
                             ("has a header of 18446744073709551615 bytes", header),
                             ("neither model.safetensors nor", os.remove)):
             with self.subTest(words):
