@@ -69,6 +69,7 @@ static size_t cpu_workspace_layout(struct kern_dev *dev, char *base)
     dev->row_page = cpu_carve(base, &used, rows * sizeof(uint32_t));
     dev->is_row_last = cpu_carve(base, &used, rows * sizeof(bool));
     dev->seg_rows = cpu_carve(base, &used, seg_rows * sizeof(uint32_t));
+    dev->band_rows = cpu_carve(base, &used, seg_rows * sizeof(uint32_t));
     dev->rows = cpu_carve(base, &used, rows * sizeof(uint32_t));
     dev->spans = cpu_carve(base, &used, rows * sizeof(struct cpu_span));
     dev->effects = cpu_carve(base, &used, effects * sizeof(struct cpu_effect));

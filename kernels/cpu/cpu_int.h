@@ -39,6 +39,7 @@ struct cpu_effect {
 /* A piece of low-rank work: some rows of one effect. */
 struct cpu_piece {
     uint32_t effect;
+    uint32_t band;  /* of the linear's rows: all its rows lie in it */
     uint32_t first; /* row within the effect's rows */
     uint32_t n;
 };
@@ -66,11 +67,12 @@ struct kern_dev {
     size_t acc_stride_max;
     float *u; /* packed low-rank activations */
     size_t u_bytes;
-    float *cos_sin;     /* [row_max, rotary_n] */
-    uint32_t *row_page; /* page of each row's position; UINT32_MAX: in no sequence */
-    bool *is_row_last;  /* of its sequence in the step */
-    uint32_t *seg_rows; /* rows of step.seg_rows */
-    uint32_t *rows;     /* rows of a head or score piece */
+    float *cos_sin;      /* [row_max, rotary_n] */
+    uint32_t *row_page;  /* page of each row's position; UINT32_MAX: in no sequence */
+    bool *is_row_last;   /* of its sequence in the step */
+    uint32_t *seg_rows;  /* rows of step.seg_rows */
+    uint32_t *band_rows; /* the same, counted from the start of their band */
+    uint32_t *rows;      /* rows of a head or score piece */
     struct cpu_span *spans;
     uint32_t span_n;
     struct cpu_effect *effects;
@@ -92,27 +94,34 @@ bool cpu_isa_is_present(enum kern_isa isa, const char **out_missing);
 const struct cpu_path *cpu_isa_path(enum kern_isa isa, bool is_stand_in);
 int cpu_isa_choose(const struct kern_open *args, const struct cpu_path **out, struct err *err);
 
-/* Low rank, at the linear at hand: lowrank.c. */
+/* Rows go through a product in bands: as many as stay in a core's cache while weights stream by. */
+uint32_t cpu_band_rows(const struct kern_dev *dev, uint32_t k);
+
+/* Low rank, at the linear at hand: lowrank.c. Expand and prefetch are for one band of rows. */
 void cpu_lowrank_shrink(struct kern_dev *dev, const struct kern_linear *op);
-void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t group, uint32_t n,
-                        const struct cpu_gemm *base);
+void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t band, uint32_t n,
+                        uint32_t group, const struct cpu_gemm *base);
 void cpu_lowrank_prefetch(const struct kern_dev *dev, uint32_t site, uint32_t group);
 
-/* Products over all rows, one column group at a time: product.c. */
+/* Products over a band of rows, one column group at a time: product.c. */
 struct cpu_product {
+    const void *x; /* the band's packed rows */
     const void *w; /* packed [n, k] */
     uint32_t n, k;
     uint32_t row_n;
-    float *out; /* first row, column 0 */
+    float *out; /* the band's first row, column 0 */
     size_t stride;
     uint32_t out_n; /* columns that may be written in a row of out; 0 = always take spare */
     float *spare;   /* [row_n, 32]: takes the group when its tiles do not fit out */
 };
 
-/* Packs rows into dev->x, on the whole team when it is worth it. */
-void cpu_pack_rows(struct kern_dev *dev, const struct cpu_pack *pack);
+/* Packs rows into dev->x, band by band, on the whole team when it is worth it. */
+void cpu_pack_rows(struct kern_dev *dev, const struct cpu_pack *pack, uint32_t band_rows);
 
-/* Multiplies dev->x with one group. Returns where the result is (first row, first column of the
+/* Packed rows from row `first` on (the start of a band). */
+const void *cpu_packed_rows(const struct kern_dev *dev, uint32_t first, uint32_t k);
+
+/* Multiplies the band with one group. Returns where the result is (first row, first column of the
  * group) for what has to be added; cpu_product_end then moves it to out if it is in spare.
  * `next` is the memory that will probably be read after it, or NULL. */
 struct cpu_gemm cpu_product_begin(struct kern_dev *dev, const struct cpu_product *product,

@@ -29,7 +29,8 @@ static void head_logits(struct kern_dev *dev, const struct kern_head *op, uint32
     struct cpu_pack pack = {op->x, op->hidden, dev->rows, row_n, op->hidden, dev->x};
     struct head_job job = {
         .dev = dev,
-        .product = {.w = op->w,
+        .product = {.x = dev->x,
+                    .w = op->w,
                     .n = op->vocab_n,
                     .k = op->hidden,
                     .row_n = row_n,
@@ -37,7 +38,7 @@ static void head_logits(struct kern_dev *dev, const struct kern_head *op, uint32
                     .stride = op->vocab_n,
                     .out_n = op->vocab_n},
     };
-    cpu_pack_rows(dev, &pack);
+    cpu_pack_rows(dev, &pack, row_n);
     team_each(dev->team, layout_group_n(op->vocab_n), head_unit, &job);
 }
 

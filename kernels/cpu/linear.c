@@ -1,5 +1,5 @@
-/* The linear op: pack x once, shrink the low-rank effects, then one column group at a time: base
- * product, bias, effects, post, while the group's sums are in cache.
+/* The linear op: pack x once, shrink the low-rank effects, then one band of rows and one
+ * column group at a time: base product, bias, effects, post, while the group's sums are in cache.
  *
  * Order per output element: the chain over k; + bias; then each effect of the row in segment order,
  * its chain over the rank going on from that sum. It is the same for every number of rows. */
@@ -8,7 +8,9 @@
 struct linear_job {
     struct kern_dev *dev;
     const struct kern_linear *op;
-    uint32_t unit_first[5]; /* first unit of each site, then their number */
+    uint32_t unit_first[5]; /* first unit of each site within a band, then their number */
+    uint32_t unit_n;        /* of one band */
+    uint32_t band_rows;
 };
 
 #define LINEAR_POST_ROWS 4u
@@ -23,17 +25,19 @@ static size_t linear_acc_stride(const struct kern_linear *op)
     return stride;
 }
 
-static struct cpu_product linear_product(const struct linear_job *job, uint32_t site,
+static struct cpu_product linear_product(const struct linear_job *job, uint32_t site, uint32_t band,
                                          uint32_t member)
 {
     struct kern_dev *dev = job->dev;
     const struct kern_linear *op = job->op;
     uint32_t n = op->sites[site].n;
+    uint32_t first = band * job->band_rows;
     struct cpu_product p = {
+        .x = cpu_packed_rows(dev, first, op->k),
         .w = op->sites[site].w,
         .n = n,
         .k = op->k,
-        .row_n = dev->step.row_n,
+        .row_n = MIN(job->band_rows, dev->step.row_n - first),
         .spare = dev->scratch[member].tile,
     };
     switch (op->post) {
@@ -56,15 +60,16 @@ static struct cpu_product linear_product(const struct linear_job *job, uint32_t 
         p.out_n = (uint32_t)cpu_part_stride(n);
         break;
     case KERN_POST_ACT_MUL:
-        p.spare += site * (size_t)dev->step.row_n * LAYOUT_GROUP;
-        break;
+        p.spare += site * (size_t)p.row_n * LAYOUT_GROUP;
+        return p;
     }
+    p.out += first * p.stride;
     return p;
 }
 
 /* Base product, bias and effects of one group of one site. */
 static struct cpu_gemm linear_group(const struct linear_job *job, const struct cpu_product *p,
-                                    uint32_t site, uint32_t group)
+                                    uint32_t site, uint32_t band, uint32_t group)
 {
     struct kern_dev *dev = job->dev;
     uint32_t first = group * LAYOUT_GROUP;
@@ -79,36 +84,41 @@ static struct cpu_gemm linear_group(const struct linear_job *job, const struct c
             dev->path->rows->add(done.out + r * done.stride, job->op->sites[site].bias + first, n);
         }
     }
-    cpu_lowrank_expand(dev, site, group, p->n, &done);
+    cpu_lowrank_expand(dev, site, band, p->n, group, &done);
     return done;
 }
 
 static void linear_unit(void *arg, uint32_t index, uint32_t member)
 {
     const struct linear_job *job = arg;
+    uint32_t band = index / job->unit_n;
+    uint32_t unit = index % job->unit_n;
     uint32_t site = 0;
-    while (index >= job->unit_first[site + 1]) {
+    while (unit >= job->unit_first[site + 1]) {
         site++;
     }
-    uint32_t group = index - job->unit_first[site];
-    struct cpu_product p = linear_product(job, site, member);
-    struct cpu_gemm done = linear_group(job, &p, site, group);
+    uint32_t group = unit - job->unit_first[site];
+    struct cpu_product p = linear_product(job, site, band, member);
+    struct cpu_gemm done = linear_group(job, &p, site, band, group);
     cpu_product_end(&p, group, &done);
 }
 
-static void linear_act_mul_unit(void *arg, uint32_t group, uint32_t member)
+static void linear_act_mul_unit(void *arg, uint32_t index, uint32_t member)
 {
     const struct linear_job *job = arg;
     struct kern_dev *dev = job->dev;
-    struct cpu_product gate = linear_product(job, 0, member);
-    struct cpu_product up = linear_product(job, 1, member);
-    struct cpu_gemm g = linear_group(job, &gate, 0, group);
-    struct cpu_gemm u = linear_group(job, &up, 1, group);
+    uint32_t band = index / job->unit_n;
+    uint32_t group = index % job->unit_n;
+    struct cpu_product gate = linear_product(job, 0, band, member);
+    struct cpu_product up = linear_product(job, 1, band, member);
+    struct cpu_gemm g = linear_group(job, &gate, 0, band, group);
+    struct cpu_gemm u = linear_group(job, &up, 1, band, group);
     uint32_t first = group * LAYOUT_GROUP;
     uint32_t n = MIN(gate.n - first, LAYOUT_GROUP);
     size_t bytes = dtype_bytes(dev->args.held);
     for (uint32_t r = 0; r < gate.row_n; r++) {
-        char *out = (char *)job->op->out + ((size_t)r * gate.n + first) * bytes;
+        size_t row = (size_t)band * job->band_rows + r;
+        char *out = (char *)job->op->out + (row * gate.n + first) * bytes;
         dev->path->rows->act_mul(dev->args.held, g.out + r * g.stride, u.out + r * u.stride, n,
                                  out);
     }
@@ -160,14 +170,18 @@ void cpu_linear(struct kern_dev *dev, const struct kern_linear *op)
     for (uint32_t s = 0; s < op->site_n; s++) {
         job.unit_first[s + 1] = job.unit_first[s] + layout_group_n(op->sites[s].n);
     }
-    cpu_pack_rows(dev, &pack);
+    job.band_rows = cpu_band_rows(dev, op->k);
+    uint32_t band_n = DIV_UP(dev->step.row_n, job.band_rows);
+    cpu_pack_rows(dev, &pack, job.band_rows);
     cpu_lowrank_shrink(dev, op);
     if (op->post == KERN_POST_ACT_MUL) {
         ASSERT(op->site_n == 2 && op->sites[0].n == op->sites[1].n);
-        team_each(dev->team, job.unit_first[1], linear_act_mul_unit, &job);
+        job.unit_n = job.unit_first[1];
+        team_each(dev->team, band_n * job.unit_n, linear_act_mul_unit, &job);
         return;
     }
-    team_each(dev->team, job.unit_first[op->site_n], linear_unit, &job);
+    job.unit_n = job.unit_first[op->site_n];
+    team_each(dev->team, band_n * job.unit_n, linear_unit, &job);
     if (op->post == KERN_POST_HEADS) {
         ASSERT_CMP(linear_acc_stride(op), <=, dev->acc_stride_max);
         team_each(dev->team, DIV_UP(dev->step.row_n, LINEAR_POST_ROWS), linear_heads_unit, &job);

@@ -19,10 +19,27 @@ static size_t lowrank_u_stride(const struct kern_dev *dev, uint32_t rank)
     return ROUND_UP(rank, layout_tile_k(dev->args.held));
 }
 
+/* Cuts the rows of the newest effect into pieces, each within one band and one chunk. */
+static void lowrank_cut(struct kern_dev *dev, const struct cpu_effect *e, uint32_t band_rows)
+{
+    struct cpu_piece *piece = NULL;
+    for (uint32_t r = 0; r < e->row_n; r++) {
+        uint32_t row = dev->seg_rows[e->row_first + r];
+        uint32_t band = row / band_rows;
+        dev->band_rows[e->row_first + r] = row - band * band_rows;
+        if (!piece || piece->band != band || piece->n == CPU_CHUNK_ROWS) {
+            piece = &dev->pieces[dev->piece_n++];
+            *piece = (struct cpu_piece){dev->effect_n, band, r, 0};
+        }
+        piece->n++;
+    }
+}
+
 /* Lists the effects of the step's segments at the sites of op, and their pieces. */
 static void lowrank_plan(struct kern_dev *dev, const struct kern_linear *op)
 {
     float *u = dev->u;
+    uint32_t band_rows = cpu_band_rows(dev, op->k);
     dev->effect_n = 0;
     dev->piece_n = 0;
     for (uint32_t i = 0; i < dev->step.seg_n; i++) {
@@ -33,11 +50,8 @@ static void lowrank_plan(struct kern_dev *dev, const struct kern_linear *op)
             if (lowrank->rank == 0) {
                 continue;
             }
-            for (uint32_t r = 0; r < seg->row_n; r += CPU_CHUNK_ROWS) {
-                dev->pieces[dev->piece_n++] =
-                    (struct cpu_piece){dev->effect_n, r, MIN(CPU_CHUNK_ROWS, seg->row_n - r)};
-            }
-            dev->effects[dev->effect_n++] = (struct cpu_effect){
+            struct cpu_effect *e = &dev->effects[dev->effect_n];
+            *e = (struct cpu_effect){
                 .a = (const char *)block + lowrank->a_at,
                 .b = (const char *)block + lowrank->b_at,
                 .scale = lowrank->scale,
@@ -47,6 +61,8 @@ static void lowrank_plan(struct kern_dev *dev, const struct kern_linear *op)
                 .row_n = seg->row_n,
                 .u = u,
             };
+            lowrank_cut(dev, e, band_rows);
+            dev->effect_n++;
             u += seg->row_n * lowrank_u_stride(dev, lowrank->rank);
         }
     }
@@ -100,14 +116,14 @@ void cpu_lowrank_shrink(struct kern_dev *dev, const struct kern_linear *op)
     team_each(dev->team, dev->piece_n, lowrank_shrink_piece, &job);
 }
 
-void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t group, uint32_t n,
-                        const struct cpu_gemm *base)
+void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t band, uint32_t n,
+                        uint32_t group, const struct cpu_gemm *base)
 {
     const struct cpu_mm *exact = dev->path->exact[dev->args.held];
     for (uint32_t i = 0; i < dev->piece_n; i++) {
         const struct cpu_piece *piece = &dev->pieces[i];
         const struct cpu_effect *e = &dev->effects[piece->effect];
-        if (e->site != site) {
+        if (e->site != site || piece->band != band) {
             continue;
         }
         exact->run(&(struct cpu_gemm){
@@ -119,7 +135,7 @@ void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t group, uin
             .tile_n = layout_tile_n(n, group),
             .out = base->out,
             .stride = base->stride,
-            .rows = dev->seg_rows + e->row_first + piece->first,
+            .rows = dev->band_rows + e->row_first + piece->first,
             .is_add = true,
         });
     }

@@ -29,16 +29,16 @@ static ALWAYS_INLINE float *gemm_out(const struct cpu_gemm *g, const struct gemm
     return g->out + (g->rows ? g->rows[row] : row) * g->stride + b->tile_first * 16;
 }
 
-/* The tile to prefetch while tile t is multiplied: a little ahead when the matrix is read once,
- * a share of the next group when several row blocks pass over this one. */
+/* The tile to prefetch while k tile t is multiplied: the next one (behind the last the next group)
+ * or, when several row blocks pass over the group, this block's share of the next group. */
 static ALWAYS_INLINE const char *gemm_ahead(const struct cpu_gemm *g, const struct gemm_block *b,
                                             const char *w, uint32_t t, uint32_t tile_all)
 {
     size_t tile_bytes = (size_t)g->tile_n * LAYOUT_TILE_BYTES;
-    if (b->part_n == 1) {
-        return t + 1 >= tile_all && g->next ? g->next : w + tile_bytes;
+    if (g->next && b->part_n > 1 && t % b->part_n == b->part) {
+        return (const char *)g->next + t * tile_bytes;
     }
-    return g->next && t % b->part_n == b->part ? (const char *)g->next + t * tile_bytes : w;
+    return g->next && t + 1 >= tile_all ? g->next : w + tile_bytes;
 }
 
 /* One 64-byte row of each column tile against R rows of x: the innermost step. */
