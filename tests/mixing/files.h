@@ -1,4 +1,4 @@
-/* A model of some 0.16 M random parameters and six random LoRA adapters, written to a temporary
+/* A model of some 0.1 M random parameters and six random LoRA adapters, written to a temporary
  * directory in the formats users have. Widths are no multiples of any tile. */
 #ifndef TESTS_MIXING_FILES_H
 #define TESTS_MIXING_FILES_H

@@ -19,6 +19,12 @@
 #include "tests/sim/fake_rank.h"
 #include "tests/sim/fake_store.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SIM_SEEDS 60
+#else
+#define SIM_SEEDS 250
+#endif
+
 #define SIM_CLIENTS 60
 #define SIM_OPS     12
 #define SIM_JOBS    32
@@ -433,7 +439,7 @@ static void chaos_ends_well(void **state)
     (void)state;
     const char *one = getenv("SIM_SEED");
     uint64_t first = one ? strtoull(one, NULL, 10) : 1;
-    uint64_t n = one ? 1 : getenv("GRAFT_LONG") ? 5000 : 250;
+    uint64_t n = one ? 1 : getenv("GRAFT_LONG") ? 5000 : SIM_SEEDS;
     struct tally tally = {0};
     for (uint64_t seed = first; seed < first + n; seed++) {
         print_message("%llu ", (unsigned long long)seed); /* the last one printed has failed */
