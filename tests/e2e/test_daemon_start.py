@@ -93,7 +93,7 @@ class Refused(unittest.TestCase):
                 self.spoilt(words, "model.safetensors", edit)
 
     def test_flags(self):
-        self.ends(78, "KV memory of 1024 bytes holds no page: 64 positions of this model take "
+        self.ends(78, "--kv-memory of 1024 bytes holds no page: 64 positions of this model take "
                   "65536 bytes", "--kv-memory", "1KiB")
         log = self.ends(78, "MiB are available", "--adapter-memory", "64TiB")
         for line in ("weights", "KV pages", "adapters", "workspace", "total"):
@@ -159,7 +159,7 @@ class Life(unittest.TestCase):
     def test_second_sigterm_cancels(self):
         daemon = self.start("--adapters", ADAPTERS, *MODEST, "--backend", "ref").ready()
         with Client(daemon.address) as client:
-            calls = [client.generate(prompt(i), stopping=ENDLESS) for i in range(8)]
+            calls = [client.generate("x", stopping=ENDLESS) for _ in range(3)]
             for call in calls:
                 next(call)
             daemon.signal()
@@ -167,8 +167,10 @@ class Life(unittest.TestCase):
             daemon.signal()
             for call in calls:
                 with self.assertRaises(grpc.RpcError) as caught:
+                    last = None
                     for message in call:
                         last = message
+                self.assertIsNotNone(last, caught.exception)
                 self.assertEqual(last.finish.reason, pb.FINISH_REASON_CANCELLED)
                 self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
                 self.assertEqual(reason(caught.exception), "DRAINING")
@@ -191,7 +193,7 @@ class Life(unittest.TestCase):
         daemon.stop()
 
     def test_backends_give_the_same_text(self):
-        asked = [(i, names) for i in range(2 if SANITIZED else 6)
+        asked = [(i, names) for i in range(1 if SANITIZED else 6)
                  for names in ((), ("date",), ("slug", "json"))]
         for flags in ((), ("--backend", "ref"), ("--isa", "portable"), ("--threads", "1"),
                       ("--dtype", "f32")):
