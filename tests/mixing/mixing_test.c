@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "base/clock.h"
+#include "base/dtype.h"
 #include "base/mem.h"
 #include "kernels/random.h"
 #include "tests/mixing/rig.h"
@@ -237,6 +238,17 @@ static void crowd_run_alone(struct crowd *crowd, struct rig *rig)
     }
 }
 
+static bool told_are_equal(const struct told *a, const struct told *b)
+{
+    bool is_equal = a->token == b->token && a->top_n == b->top_n &&
+                    f32_bits(a->logprob) == f32_bits(b->logprob);
+    for (uint32_t i = 0; is_equal && i < a->top_n; i++) {
+        is_equal = a->top[i].token == b->top[i].token &&
+                   f32_bits(a->top[i].logprob) == f32_bits(b->top[i].logprob);
+    }
+    return is_equal;
+}
+
 /* A cancelled story is a beginning of the other one. */
 static bool stories_are_equal(const struct story *crowd, const struct story *solo)
 {
@@ -245,11 +257,7 @@ static bool stories_are_equal(const struct story *crowd, const struct story *sol
         return false;
     }
     for (uint32_t i = 0; i < crowd->n; i++) {
-        const struct told *a = &crowd->told[i];
-        const struct told *b = &solo->told[i];
-        if (a->token != b->token || a->top_n != b->top_n ||
-            memcmp(&a->logprob, &b->logprob, sizeof a->logprob) != 0 ||
-            memcmp(a->top, b->top, a->top_n * sizeof a->top[0]) != 0) {
+        if (!told_are_equal(&crowd->told[i], &solo->told[i])) {
             return false;
         }
     }

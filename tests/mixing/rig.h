@@ -25,6 +25,7 @@ struct rig_path {
 };
 
 struct rig {
+    struct ports ports;
     struct model model;
     struct walk walk;
     struct store *store;
@@ -32,7 +33,6 @@ struct rig {
     size_t pool_bytes;
     /* of the core that runs */
     struct core *core;
-    struct ports ports;
     struct core_turn turn;
     struct rank_result result;
     bool has_result;
