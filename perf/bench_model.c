@@ -12,6 +12,7 @@
 
 #include "adapters/store.h"
 #include "base/clock.h"
+#include "base/cpus.h"
 #include "base/mem.h"
 #include "kernels/effect.h"
 #include "kernels/kern.h"
@@ -260,7 +261,8 @@ int main(int argc, char **argv)
     bench_load_model(&b, argv[1]);
     bench_load_adapters(&b, argv[2]);
     bench_batch_new(&b);
-    uint32_t threads = b.thread_n ? b.thread_n : 2;
+    bool is_quota;
+    uint32_t threads = b.thread_n ? b.thread_n : cpus_granted(&is_quota);
     const char *isa = kern_cpu.isa_name(b.model.dev);
     b.read_gbs = limits_read_gbs(threads);
     b.gflops = limits_gflops(isa, threads);

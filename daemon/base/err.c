@@ -1,4 +1,4 @@
-/* The list of codes as a table, and text that is never cut inside a UTF-8 sequence. */
+/* The list of codes as a table, and text that is always valid UTF-8. */
 #include "base/err.h"
 
 #include <stdarg.h>
@@ -14,22 +14,37 @@ static const struct {
 #undef X
 };
 
-/* Removes a UTF-8 sequence that truncation cut in two. */
-static void err_trim(char *text)
+/* Bytes of the UTF-8 sequence at s, 0 when it is none. A NUL ends every sequence early enough. */
+static size_t err_sequence(const unsigned char *s)
 {
-    size_t n = strlen(text);
-    size_t i = n;
-    while (i > 0 && n - i < 4 && ((unsigned char)text[i - 1] & 0xC0) == 0x80) {
-        i--;
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
+    uint32_t point = n < 2 ? s[0] : s[0] & (0x7Fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+        point = point << 6 | (s[i] & 0x3Fu);
     }
-    if (i == 0 || (unsigned char)text[i - 1] < 0xC0) {
-        return;
+    bool is_legal = n > 0 && point >= least[n] && point <= 0x10FFFF && point >> 11 != 0x1B;
+    return is_legal ? n : 0;
+}
+
+void err_scrub(char *text)
+{
+    unsigned char *from = (unsigned char *)text;
+    unsigned char *to = from;
+    while (*from) {
+        size_t n = err_sequence(from);
+        if (n == 0) {
+            from++; /* a byte of a character that was cut, or of none */
+            continue;
+        }
+        memmove(to, from, n);
+        to += n;
+        from += n;
     }
-    unsigned char lead = (unsigned char)text[i - 1];
-    size_t want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (n - (i - 1) < want) {
-        text[i - 1] = '\0';
-    }
+    *to = '\0';
 }
 
 int err_set(struct err *err, int code, const char *fmt, ...)
@@ -40,7 +55,7 @@ int err_set(struct err *err, int code, const char *fmt, ...)
         err->code = code;
         vsnprintf(err->text, sizeof err->text, fmt, args);
         va_end(args);
-        err_trim(err->text);
+        err_scrub(err->text);
     }
     return code;
 }
@@ -59,7 +74,7 @@ int err_prefix(struct err *err, int code, const char *fmt, ...)
             snprintf(joined + n, room, ": %.*s", (int)keep, err->text);
         }
         memcpy(err->text, joined, sizeof joined);
-        err_trim(err->text);
+        err_scrub(err->text);
         err->code = code;
     }
     return code;

@@ -57,7 +57,7 @@ enum err_code {
 
 struct err {
     int code;                  /* 0 or ERR_... */
-    char text[ERR_TEXT_BYTES]; /* English, no final full stop, cut at a UTF-8 border */
+    char text[ERR_TEXT_BYTES]; /* English, no final full stop, always valid UTF-8 */
 };
 
 /* Formats the text, stores the code and returns it. `err` may be NULL. */
@@ -65,6 +65,10 @@ int err_set(struct err *err, int code, const char *fmt, ...) PRINTF_FMT(3, 4);
 
 /* Puts "<prefix>: " before the text and returns err->code. `err` may be NULL (returns `code`). */
 int err_prefix(struct err *err, int code, const char *fmt, ...) PRINTF_FMT(3, 4);
+
+/* Takes out of a text every byte that is not part of a UTF-8 sequence: names that a format cut in
+ * the middle of a character would make a message that no client can decode. */
+void err_scrub(char *text);
 
 /* "INVALID_PARAMETER" for ERR_INVALID_PARAMETER; "NONE" for 0. Static storage. */
 const char *err_name(int code);

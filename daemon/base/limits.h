@@ -35,6 +35,7 @@
 /* Models */
 #define LIMIT_LAYERS      256
 #define LIMIT_HIDDEN      65536
+#define LIMIT_HEAD_GROUP  256 /* query heads that share a key/value head */
 #define LIMIT_HEAD_DIM    256
 #define LIMIT_VOCAB       (1u << 20)
 #define LIMIT_TENSOR_NAME 256
@@ -65,7 +66,9 @@
 #define LIMIT_SESSION_LANES 1024        /* unfinished requests of one Session */
 #define LIMIT_ABORT_IDS     1024
 #define LIMIT_ADDRESSES     8 /* --listen */
-#define LIMIT_THREADS       256
+#define LIMIT_PARK_NS                                                                              \
+    60000000000 /* nanoseconds that a slow client may hold a slot without reading */
+#define LIMIT_THREADS 256
 
 _Static_assert(LIMIT_KV_PAGE % LIMIT_PROMPT_CUT == 0, "a prompt chunk ends on a page border");
 _Static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,

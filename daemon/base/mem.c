@@ -123,6 +123,11 @@ size_t mem_available(void)
         used = mem_file_number("/sys/fs/cgroup/memory/memory.usage_in_bytes", "", 0);
     }
     if (max != none) {
+        /* Cached file pages that nobody has touched lately are given back when they are wanted. */
+        uint64_t cached =
+            mem_file_number("/sys/fs/cgroup/memory.stat", "inactive_file ", 0) +
+            mem_file_number("/sys/fs/cgroup/memory/memory.stat", "total_inactive_file ", 0);
+        used -= MIN(used, cached);
         left = MIN(left, max > used ? max - used : 0);
     }
     return left;

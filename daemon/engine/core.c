@@ -291,7 +291,7 @@ static void core_msg_key(struct core *core, const struct msg *msg)
     } else if (msg->type == MSG_STOP) {
         life_finish(core, id, FINISH_STOP_STRING);
     } else {
-        sched_park(&core->sched, id, msg->type == MSG_PARK);
+        life_park(core, id, msg->type == MSG_PARK);
     }
 }
 
@@ -363,6 +363,7 @@ static bool core_turn_registry(struct core *core)
     bool is_busy = false;
     if (registry_progress(core->registry, core->now_ns, &is_busy)) {
         life_try_held(core);
+        is_busy = true; /* what was tried may have given the registry something to do */
     }
     while (life_room(core) > 0) {
         struct adapter_op *op = registry_answered(core->registry);
@@ -430,9 +431,9 @@ static bool core_is_empty(const struct core *core)
 }
 
 /* Says that a turn's events are complete, and that a drain is over. */
-static void core_end_turn(struct core *core, bool is_registry_busy)
+static void core_end_turn(struct core *core, bool is_busy)
 {
-    if (core->is_drain_asked && core_is_empty(core) && !is_registry_busy && life_room(core) > 0) {
+    if (core->is_drain_asked && core_is_empty(core) && !is_busy && life_room(core) > 0) {
         core->is_drain_asked = false;
         core->is_drained = true;
         life_emit(core, &(struct event){.type = EVENT_DRAINED, .step = core->step});
@@ -456,7 +457,7 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     bool is_busy = core_turn_registry(core);
     is_busy = life_end_marked(core) || is_busy;
     core_try_step(core);
-    core_end_turn(core, is_busy);
+    core_end_turn(core, is_busy || is_more);
     out->is_busy = (is_more || is_busy) && !core->is_blocked;
     out->is_done =
         core->is_quitting && core_is_empty(core) && !is_more && !is_busy && !core->is_drain_asked;

@@ -27,6 +27,7 @@ struct seq {
     int64_t started_ns;  /* 0 = not yet */
     int64_t first_token_ns;
     int64_t last_token_ns;
+    int64_t parked_until_ns; /* when a client that does not read loses it; 0 = not parked */
 };
 
 struct core {
@@ -84,6 +85,8 @@ void life_finish(struct core *core, uint32_t id, enum finish_reason reason);
 void life_fail(struct core *core, uint32_t id, int code, const char *text);
 void life_fail_all(struct core *core, int code, const char *text);
 void life_cancel_all(struct core *core);
+/* Stops or resumes scheduling; whoever stays parked for LIMIT_PARK_NS fails as a slow consumer. */
+void life_park(struct core *core, uint32_t id, bool is_parked);
 void life_check_deadlines(struct core *core);
 
 /* Ends the marked ones; true when one has ended (the registry has got its pins back). */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "engine/core_int.h"
 #include "kernels/random.h"
 
@@ -208,6 +209,16 @@ void life_cancel_all(struct core *core)
     }
 }
 
+void life_park(struct core *core, uint32_t id, bool is_parked)
+{
+    struct seq *seq = &core->seqs[id];
+    sched_park(&core->sched, id, is_parked);
+    seq->parked_until_ns = is_parked ? core->now_ns + LIMIT_PARK_NS : 0;
+    if (is_parked) {
+        core->deadline_ns = MIN(core->deadline_ns, seq->parked_until_ns);
+    }
+}
+
 void life_check_deadlines(struct core *core)
 {
     if (core->now_ns < core->deadline_ns) {
@@ -219,11 +230,20 @@ void life_check_deadlines(struct core *core)
         if (!seq->request || seq->ending != ENDING_NONE) {
             continue;
         }
-        if (seq->request->deadline_ns > core->now_ns) {
-            core->deadline_ns = MIN(core->deadline_ns, seq->request->deadline_ns);
+        char text[ERR_TEXT_BYTES];
+        int64_t parked_until = seq->parked_until_ns ? seq->parked_until_ns : INT64_MAX;
+        int64_t until = MIN(seq->request->deadline_ns, parked_until);
+        if (until > core->now_ns) {
+            core->deadline_ns = MIN(core->deadline_ns, until);
             continue;
         }
-        char text[ERR_TEXT_BYTES];
+        if (parked_until <= core->now_ns) {
+            /* It holds a slot and its adapters, which others wait for. */
+            snprintf(text, sizeof text, "the client has not read for %lld s",
+                     (long long)(LIMIT_PARK_NS / CLOCK_NS_PER_S));
+            life_fail(core, id, ERR_SLOW_CONSUMER, text);
+            continue;
+        }
         snprintf(text, sizeof text, "the deadline passed after %u of %u tokens",
                  core->sched.seqs[id].generated_n, seq->request->max_tokens);
         life_fail(core, id, ERR_DEADLINE_EXCEEDED, text);

@@ -61,6 +61,9 @@ static const char *const config_harmless[] = {
     "output_hidden_states",
     "attn_implementation",
     "_attn_implementation",
+    "_attn_implementation_autoset",
+    "torchscript",
+    "gradient_checkpointing",
     "unsloth_fixed",
     "unsloth_version",
     "use_return_dict",
@@ -254,6 +257,11 @@ static int config_read_heads(const struct config *config, const struct family *f
                        "%s: \"num_attention_heads\" %u is no multiple of \"num_key_value_heads\" "
                        "%u",
                        config->label, desc->head_n, desc->kv_head_n);
+    }
+    if (desc->head_n / desc->kv_head_n > LIMIT_HEAD_GROUP) {
+        return err_set(
+            err, ERR_BAD_FILE, "%s: %u query heads share each of %u key/value heads, limit is %d",
+            config->label, desc->head_n / desc->kv_head_n, desc->kv_head_n, LIMIT_HEAD_GROUP);
     }
     if (desc->head_n * desc->head_dim > LIMIT_HIDDEN) {
         return err_set(err, ERR_BAD_FILE, "%s: %u heads of %u are wider than the limit of %d",

@@ -1,7 +1,8 @@
 /* generation_config.json: the sampling defaults that a checkpoint's makers chose.
  *
- * Keys that are not sampling fields of ours are without effect here; those that are must be in
- * range. Token ids that this file does not give come from config.json. */
+ * Keys that are not sampling fields of ours are without effect here, but those that would change
+ * the tokens are refused by name; ours must be in range. Token ids that this file does not give
+ * come from config.json. */
 #include "model/config.h"
 
 #include <math.h>
@@ -82,6 +83,49 @@ static int generation_read_tokens(const struct config *config, uint32_t vocab_n,
     return rc ? rc : generation_read_eos(config, vocab_n, g, err);
 }
 
+/* Decoding that is not implemented, each with the value at which it changes nothing; anything empty
+ * is off, too. */
+static int generation_check_unknown(const struct config *config, struct err *err)
+{
+    static const struct {
+        const char *key;
+        double neutral;
+    } table[] = {
+        {"num_beams", 1},
+        {"num_beam_groups", 1},
+        {"typical_p", 1},
+        {"epsilon_cutoff", 0},
+        {"eta_cutoff", 0},
+        {"diversity_penalty", 0},
+        {"guidance_scale", 1},
+        {"no_repeat_ngram_size", 0},
+        {"encoder_repetition_penalty", 1},
+        {"top_h", 0},
+        {"bad_words_ids", 0},
+        {"suppress_tokens", 0},
+        {"sequence_bias", 0},
+        {"begin_suppress_tokens", 0},
+        {"forced_bos_token_id", 0},
+        {"forced_eos_token_id", 0},
+        {"force_words_ids", 0},
+        {"constraints", 0},
+    };
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        const json_t *v = json_object_get(config->root, table[i].key);
+        bool is_off = !v || json_is_null(v) || json_is_false(v) ||
+                      (json_is_number(v) && json_number_value(v) == table[i].neutral) ||
+                      (json_is_array(v) && json_array_size(v) == 0) ||
+                      (json_is_object(v) && json_object_size(v) == 0);
+        if (!is_off) {
+            char brief[80];
+            json_brief(v, brief, sizeof brief);
+            return err_set(err, ERR_NOT_IMPLEMENTED, "%s: \"%s\" is %s: this is not implemented",
+                           config->label, table[i].key, brief);
+        }
+    }
+    return 0;
+}
+
 static int generation_read_sampling(const struct config *config, struct model_generation *g,
                                     struct err *err)
 {
@@ -89,13 +133,16 @@ static int generation_read_sampling(const struct config *config, struct model_ge
     int64_t top_k = 0;
     int rc = json_get_bool(config->label, config->root, "do_sample", &do_sample, err);
     if (rc == 0) {
-        rc = json_get_int(config->label, config->root, "top_k", 0, INT32_MAX, &top_k, err);
+        rc = json_get_int(config->label, config->root, "top_k", -1, INT32_MAX, &top_k, err);
     }
     if (rc == 0) {
         rc = generation_read_reals(config, g, err);
     }
+    if (rc == 0) {
+        rc = generation_check_unknown(config, err);
+    }
     g->is_greedy = !do_sample;
-    g->top_k = (uint32_t)top_k;
+    g->top_k = top_k < 0 ? 0 : (uint32_t)top_k; /* some programs write -1 for off */
     return rc;
 }
 

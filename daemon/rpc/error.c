@@ -109,6 +109,7 @@ static void error_add_resource(struct error_build *build, const char *type)
     Google__Rpc__ResourceInfo info = GOOGLE__RPC__RESOURCE_INFO__INIT;
     info.resource_type = arena_strdup(build->arena, type);
     info.resource_name = arena_strdup(build->arena, build->error->resource);
+    err_scrub(info.resource_name);
     info.description = build->status->message;
     error_add(build, &info.base);
 }
@@ -121,6 +122,7 @@ static void error_add_precondition(struct error_build *build)
     Google__Rpc__PreconditionFailure__Violation *list[] = {&violation};
     violation.type = arena_strdup(build->arena, err_name(build->error->err.code));
     violation.subject = arena_strdup(build->arena, build->error->resource);
+    err_scrub(violation.subject);
     violation.description = build->status->message;
     failure.n_violations = 1;
     failure.violations = list;

@@ -9,8 +9,8 @@
 #include "base/mem.h"
 #include "server/server_int.h"
 
-/* Per live thing an id and a memory; what else travels is bounded by open calls. */
-#define RING_RETURNED_N  (2 * LIMIT_LIVE)
+/* Per live thing an id and a memory, twice: new ones may come before old ones' memory is back. */
+#define RING_RETURNED_N  (4 * LIMIT_LIVE)
 #define RING_FROM_CQ_N   (2 * LIMIT_LIVE)
 #define RING_FROM_LOOP_N 16
 

@@ -52,6 +52,8 @@ static bool golden_can_open(const struct golden_backend *backend)
                              .vocab_n = 64,
                              .rank_max = 64};
     if (backend->kern->open(&args, &dev, NULL) != 0) {
+        /* Only an instruction set may be missing, never plain C or an emulation. */
+        ASSERT(backend->isa > KERN_ISA_PORTABLE && !backend->is_stand_in);
         return false;
     }
     backend->kern->close(dev);

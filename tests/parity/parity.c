@@ -249,6 +249,8 @@ static void parity_probe(const char *only)
                 rig_close(&rig);
             } else {
                 printf("    %s\n", err.text);
+                /* Only an instruction set may be missing, never plain C or an emulation. */
+                assert_true(impl->isa > KERN_ISA_PORTABLE && !impl->is_stand_in);
             }
         }
         parity_case_done(&c);

@@ -52,6 +52,8 @@ static void test_err_cuts_at_utf8_border(void **state)
         assert_true(n >= ERR_TEXT_BYTES - 4);
         assert_int_equal((n - shift) % 3, 0);
     }
+    err_set(&err, ERR_BAD_FILE, "\"%.4s\" \xC0\xAF\xED\xA0\x80 \xF0\x9F\x98\x80", "ab\xE2\x82\xAC");
+    assert_string_equal(err.text, "\"ab\"  \xF0\x9F\x98\x80");
 }
 
 static void test_bf16_rounds_to_nearest_even(void **state)
