@@ -57,6 +57,20 @@ def run_once(stub, pb, adapters_of, seed):
     return REQUESTS * OUTPUT / seconds, statistics.median(first)
 
 
+def wait_ready(channel):
+    """Until GetModel answers: the listeners open before the weights are read."""
+    import grpc
+    from graft.v1 import model_pb2, model_pb2_grpc
+    stub = model_pb2_grpc.ModelServiceStub(channel)
+    for _ in range(1200):
+        try:
+            stub.GetModel(model_pb2.GetModelRequest(), wait_for_ready=True)
+            return
+        except grpc.RpcError:
+            time.sleep(0.1)
+    sys.exit("the daemon did not become ready")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graftd", default=os.path.join(ROOT, "build/release/daemon/graftd"))
@@ -77,12 +91,8 @@ def main():
     try:
         channel = grpc.insecure_channel(address)
         stub = pb_grpc.InferenceServiceStub(channel)
-        for _ in range(600):
-            try:
-                run_once(stub, pb, lambda i: [f"a{i}"], 0)  # loads the adapters
-                break
-            except grpc.RpcError:
-                time.sleep(0.2)
+        wait_ready(channel)
+        run_once(stub, pb, lambda i: [f"a{i}"], 0)  # loads the adapters
         modes = {"no adapter": lambda i: [], "all the same": lambda i: ["a0"],
                  "8 different": lambda i: [f"a{i}"]}
         results = {name: [] for name in modes}
