@@ -341,6 +341,8 @@ static void path_is_invariant(const struct rig_path *path)
     files_close(&files);
     if (!is_there) {
         print_message("%s: not on this machine\n", path->name);
+        /* Only an instruction set may be missing, never plain C or an emulation. */
+        assert_true(path->isa > KERN_ISA_PORTABLE && !path->is_stand_in);
         skip();
     }
     print_message("%s: %u crowds, %llu tokens, %llu mixed steps, %llu preemptions, %llu waits for "
