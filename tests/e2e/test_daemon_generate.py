@@ -54,7 +54,7 @@ class Answers(DaemonCase):
 
 
 class Crowd(DaemonCase):
-    count = 12 if SANITIZED else 64
+    count = 8 if SANITIZED else 64
 
     def jobs(self):
         rng = random.Random(7)
