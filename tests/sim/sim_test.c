@@ -452,7 +452,7 @@ static void chaos_ends_well(void **state)
                   (unsigned long long)tally.finished_n, (unsigned long long)tally.preempt_n,
                   (unsigned long long)tally.lost_n);
     if (!one) {
-        assert_true(tally.mixed_n > 10 * tally.run_n && tally.preempt_n > tally.run_n &&
+        assert_true(tally.mixed_n > 10 * tally.run_n && 2 * tally.preempt_n > tally.run_n &&
                     tally.finished_n > 20 * tally.run_n && tally.lost_n > 0);
     }
 }
