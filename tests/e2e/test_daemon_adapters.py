@@ -240,7 +240,7 @@ class LittleMemory(DaemonCase):
     """Room for two of the six adapters, and for a quarter of the crowd's keys and values."""
     flags = (*DaemonCase.flags[:2], "--adapter-memory", "600KiB", "--kv-memory", "256KiB",
              "--max-context", "256")
-    count = 6 if SANITIZED else 32
+    count = 7 if SANITIZED else 32
 
     def test_eviction_and_preemption_change_no_answer(self):
         sets = [(), ("date",), ("slug",), ("roman",), ("slug", "json"), ("title",), ("redact",)]
