@@ -60,12 +60,14 @@
 #define LIMIT_TENSOR_FILES         1024        /* files of one checkpoint */
 
 /* Server */
-#define LIMIT_CONNECTIONS   4096
-#define LIMIT_CALL_BUFFER   (64u << 10) /* bytes of output waiting for one slow client */
-#define LIMIT_LIVE          8192        /* requests and adapter operations in the daemon */
-#define LIMIT_SESSION_LANES 1024        /* unfinished requests of one Session */
-#define LIMIT_ABORT_IDS     1024
-#define LIMIT_ADDRESSES     8 /* --listen */
+#define LIMIT_CONNECTIONS      4096
+#define LIMIT_CALL_BUFFER      (64u << 10)  /* bytes of output waiting for one slow client */
+#define LIMIT_LIVE             8192         /* requests and adapter operations in the daemon */
+#define LIMIT_LIVE_BYTES       (1ull << 30) /* of messages and prompts that live requests hold */
+#define LIMIT_SESSION_LANES    1024         /* unfinished requests of one Session */
+#define LIMIT_SESSION_REFUSALS 1024         /* that its client has not read */
+#define LIMIT_ABORT_IDS        1024
+#define LIMIT_ADDRESSES        8 /* --listen */
 #define LIMIT_PARK_NS                                                                              \
     60000000000 /* nanoseconds that a slow client may hold a slot without reading */
 #define LIMIT_THREADS 256

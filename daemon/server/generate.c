@@ -1,4 +1,5 @@
 /* Generate, Session and Abort on the cq thread: messages into lanes, lanes into the engine. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +32,12 @@ static int lane_submit(struct server *server, struct lane *lane, struct rpc_erro
         return err_set(&error->err, ERR_QUEUE_FULL, "the server holds %u requests, limit is %d",
                        server->live.n, LIMIT_LIVE);
     }
+    lane->bytes = lane->arena.bytes + lane->tokens.cap * sizeof *lane->tokens.ids;
+    if (server->live.bytes + lane->bytes > LIMIT_LIVE_BYTES) {
+        return err_set(&error->err, ERR_QUEUE_FULL,
+                       "the server holds %" PRIu64 " bytes of requests, limit is %llu",
+                       server->live.bytes, LIMIT_LIVE_BYTES);
+    }
     request->key = ++server->live.key_end;
     request->owner = lane;
     request->deadline_ns = rpc_call_deadline_ns(lane->stream->user.call);
@@ -42,6 +49,7 @@ static int lane_submit(struct server *server, struct lane *lane, struct rpc_erro
         lane->is_submitted = false;
         return err_set(&error->err, ERR_QUEUE_FULL, "the queue of new requests is full");
     }
+    server->live.bytes += lane->bytes;
     wake_signal(&server->ports->engine_wake);
     return 0;
 }
@@ -101,20 +109,6 @@ static int session_admit(const struct stream *stream, uint32_t stream_id, struct
     return 0;
 }
 
-static void session_start(struct server *server, struct lane *lane,
-                          const Graft__V1__SessionRequest *message)
-{
-    struct stream *stream = lane->stream;
-    lane->stream_id = message->stream_id;
-    stream->total_n++;
-    service_reap(server);
-    int rc = session_admit(stream, message->stream_id, &lane->error);
-    rc = rc ? rc : lane_begin(server, message->start, lane, &lane->error);
-    if (rc) {
-        service_to_egress(server, (struct egress_msg){.type = EGRESS_REJECTED, .lane = lane});
-    }
-}
-
 static void lane_cancel(struct server *server, struct lane *lane)
 {
     if (!lane->is_cancel_sent) {
@@ -131,13 +125,43 @@ void stream_cancel_lanes(struct server *server, struct stream *stream)
     }
 }
 
-static void session_break(struct server *server, struct stream *stream)
+static void session_break(struct server *server, struct stream *stream, int code)
 {
     service_reap(server);
     stream_cancel_lanes(server, stream);
     rpc_call_ref(stream->user.call);
-    service_to_egress(server,
-                      (struct egress_msg){.type = EGRESS_BROKEN, .call = stream->user.call});
+    service_to_egress(
+        server,
+        (struct egress_msg){.type = EGRESS_BROKEN, .n = (uint32_t)code, .call = stream->user.call});
+}
+
+/* A client that is refused and does not read must not fill the memory: its session ends. */
+static void session_reject(struct server *server, struct lane *lane)
+{
+    struct stream *stream = lane->stream;
+    if (stream->rejected_n >= LIMIT_SESSION_REFUSALS || server->live.n >= LIMIT_LIVE) {
+        session_break(server, stream, ERR_QUEUE_FULL);
+        lane_free(lane);
+        return;
+    }
+    stream->rejected_n++;
+    server->live.n++;
+    lane_shrink(lane);
+    service_to_egress(server, (struct egress_msg){.type = EGRESS_REJECTED, .lane = lane});
+}
+
+static void session_start(struct server *server, struct lane *lane,
+                          const Graft__V1__SessionRequest *message)
+{
+    struct stream *stream = lane->stream;
+    lane->stream_id = message->stream_id;
+    stream->total_n++;
+    service_reap(server);
+    int rc = session_admit(stream, message->stream_id, &lane->error);
+    rc = rc ? rc : lane_begin(server, message->start, lane, &lane->error);
+    if (rc) {
+        session_reject(server, lane);
+    }
 }
 
 void session_on_message(void *ctx, struct rpc_call *call, const void *data, size_t n)
@@ -161,7 +185,7 @@ void session_on_message(void *ctx, struct rpc_call *call, const void *data, size
             lane_cancel(server, target);
         }
     } else {
-        session_break(server, stream);
+        session_break(server, stream, ERR_INVALID_PARAMETER);
     }
     lane_free(lane);
 }

@@ -27,10 +27,11 @@ struct stream {
     bool is_session;
 
     /* cq */
-    struct lane *lanes; /* unfinished ones */
-    uint32_t lane_n;    /* in that list */
-    uint32_t total_n;   /* ever begun, rejected ones included */
-    bool is_closed;     /* cancelled or broken: begins no more lanes */
+    struct lane *lanes;  /* unfinished ones */
+    uint32_t lane_n;     /* in that list */
+    uint32_t rejected_n; /* refused ones that egress still has */
+    uint32_t total_n;    /* ever begun, rejected ones included */
+    bool is_closed;      /* cancelled or broken: begins no more lanes */
     bool is_refused; /* a Generate that was answered on the cq thread: egress never hears of it */
 
     /* egress */
@@ -40,10 +41,11 @@ struct stream {
     bool is_half_closed; /* expected_n is known */
     bool is_known;       /* counted in egress.stream_n, in its list */
     bool is_over;        /* finished or dropped: nothing is sent any more */
-    bool is_broken;      /* the client sent what is no SessionRequest */
+    bool is_broken;      /* no lane can begin or end any more; broken_code says why */
     bool is_dirty;       /* in egress.dirty */
     bool is_urgent;      /* flush without waiting for the end of the step */
     bool is_parked;      /* some lane was parked */
+    int broken_code;
     uint64_t step;
     struct stream *next_dirty;
     struct stream *prev, *next; /* all known ones */
@@ -84,6 +86,7 @@ struct lane {
     struct rpc_error error; /* code 0 = none; before or instead of the engine's */
 
     /* cq */
+    size_t bytes;             /* counted in live.bytes */
     struct lane *prev, *next; /* stream->lanes */
     struct lane *next_by_id;
     bool is_live; /* in the tables */
@@ -95,6 +98,9 @@ struct lane {
 
 /* cq thread. A lane of the stream, which it keeps alive. */
 struct lane *lane_new(struct stream *stream);
+
+/* Any thread that owns it: frees what was decoded; what is left is enough to tell its error. */
+void lane_shrink(struct lane *lane);
 
 /* Any thread that owns it. */
 void lane_free(struct lane *lane);

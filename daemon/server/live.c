@@ -91,6 +91,15 @@ static void logprob_list_done(struct logprob_list *list)
     buf_done(&list->top_values);
 }
 
+void lane_shrink(struct lane *lane)
+{
+    lane->request.tokens = NULL;
+    lane->request.biases = NULL;
+    lane->echo_text = NULL;
+    token_vec_done(&lane->tokens);
+    arena_done(&lane->arena);
+}
+
 void lane_free(struct lane *lane)
 {
     struct rpc_call *call = lane->stream->user.call;

@@ -9,7 +9,8 @@
 
 struct live {
     struct lane *by_id[LIVE_BUCKETS];
-    uint32_t n;       /* lanes and adapter operations */
+    uint32_t n;       /* lanes, refused ones of sessions, and adapter operations */
+    uint64_t bytes;   /* that lanes hold until they are freed */
     uint64_t key_end; /* last key given out */
 };
 

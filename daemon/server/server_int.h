@@ -15,7 +15,7 @@ enum egress_msg_type {
     EGRESS_CLOSED,      /* call: cancelled by the client */
     EGRESS_SESSION,     /* call: a session has begun */
     EGRESS_HALF_CLOSED, /* call, n: the client begins no more lanes, n were begun */
-    EGRESS_BROKEN,      /* call: a message of the session could not be decoded */
+    EGRESS_BROKEN,      /* call, n: the session ends with this error code */
     EGRESS_REJECTED,    /* lane: it never reached the engine; its error says why */
     EGRESS_WATCH,       /* call: a health watch */
     EGRESS_HEALTH,      /* the daemon's state changed */
@@ -32,9 +32,10 @@ struct egress_msg {
 
 /* From egress to the cq thread. */
 enum returned_type {
-    RETURNED_ID,   /* lane: its id and stream_id are free again; the client will know at once */
-    RETURNED_LANE, /* lane: free it */
-    RETURNED_OP,   /* an adapter operation is over */
+    RETURNED_ID,       /* lane: its id and stream_id are free again; the client will know at once */
+    RETURNED_LANE,     /* lane: free it */
+    RETURNED_REJECTED, /* lane: a refused one of a session; free it */
+    RETURNED_OP,       /* an adapter operation is over */
 };
 
 struct returned {

@@ -73,6 +73,12 @@ void service_reap(struct server *server)
             live_remove(&server->live, back.lane);
             break;
         case RETURNED_LANE:
+            server->live.bytes -= back.lane->bytes;
+            lane_free(back.lane);
+            break;
+        case RETURNED_REJECTED:
+            server->live.n--;
+            back.lane->stream->rejected_n--;
             lane_free(back.lane);
             break;
         case RETURNED_OP:

@@ -113,14 +113,10 @@ void lane_return(struct server *server, struct lane *lane)
     struct rpc_call *call = lane->stream->user.call;
     lane_close(lane);
     lane->stream->ended_n++;
-    if (lane->is_submitted) {
-        rpc_call_ref(call);
-        push_returned(server, RETURNED_LANE, lane);
-        rpc_call_poke(call); /* nothing else may bring the cq thread to look */
-        rpc_call_unref(call);
-    } else {
-        lane_free(lane);
-    }
+    rpc_call_ref(call);
+    push_returned(server, lane->is_submitted ? RETURNED_LANE : RETURNED_REJECTED, lane);
+    rpc_call_poke(call); /* nothing else may bring the cq thread to look */
+    rpc_call_unref(call);
 }
 
 void lane_log(const struct lane *lane)
@@ -244,7 +240,11 @@ static void session_finish(struct server *server, struct stream *stream)
 {
     struct rpc_error error = {0};
     bool is_complete = stream->is_half_closed && stream->ended_n == stream->expected_n;
-    if (stream->is_broken) {
+    if (stream->is_broken && stream->broken_code == ERR_QUEUE_FULL) {
+        err_set(&error.err, ERR_QUEUE_FULL,
+                "the session was refused more requests than it has read answers, limit is %d",
+                LIMIT_SESSION_REFUSALS);
+    } else if (stream->is_broken) {
         err_set(&error.err, ERR_INVALID_PARAMETER,
                 "a message of the session is not a valid graft.v1.SessionRequest");
     } else if (!is_complete) {

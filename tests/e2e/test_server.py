@@ -405,6 +405,19 @@ class Session(ServerCase):
         self.requests.put(None)
         self.assertEqual(list(self.call), [])
 
+    def test_refusals_that_nobody_reads(self):
+        for i in range(30000):
+            self.start(i, "")
+        self.requests.put(pb.SessionRequest(stream_id=0, cancel={}))
+        while not self.requests.empty():
+            time.sleep(0.01)
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(self.call)
+        self.assertEqual(caught.exception.code(), Code.RESOURCE_EXHAUSTED)
+        self.assertIn("limit is 1024", caught.exception.details())
+        self.requests.put(None)
+        self.assertEqual(self.client.answer("ab", stopping={"max_tokens": 2})[0], "ab")
+
     def test_empty_session(self):
         self.requests.put(None)
         self.assertEqual(list(self.call), [])
