@@ -9,10 +9,17 @@ bool policy_is_before(const struct sched_seq *a, const struct sched_seq *b)
     return a->arrival < b->arrival;
 }
 
+/* While every slot is taken, those that kept theirs when they lost their pages may go on: nobody
+ * who waits for a slot gets it sooner by holding them up. */
+static bool policy_may_start(const struct sched *sched, const struct sched_seq *seq)
+{
+    return !seq->is_parked && (seq->slot != SCHED_NONE || sched->free_slot_n > 0);
+}
+
 uint32_t policy_next(const struct sched *sched)
 {
     uint32_t id = sched->waiting.head;
-    while (id != SCHED_NONE && sched->seqs[id].is_parked) {
+    while (id != SCHED_NONE && !policy_may_start(sched, &sched->seqs[id])) {
         id = sched->seqs[id].next;
     }
     return id;

@@ -12,7 +12,7 @@ struct sched_seq;
 /* The order of both lists: true when a is to be served before b. */
 bool policy_is_before(const struct sched_seq *a, const struct sched_seq *b);
 
-/* The waiting sequence to start next, or SCHED_NONE. */
+/* The waiting sequence to start next, which has a slot or finds one free, or SCHED_NONE. */
 uint32_t policy_next(const struct sched *sched);
 
 /* Pages that must stay free when a sequence starts beside those that run. */

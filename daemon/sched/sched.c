@@ -235,14 +235,12 @@ static void sched_pass_grow(struct sched *sched, struct sched_plan *plan)
     }
 }
 
-/* Gives a waiting sequence its slot and its pages; false when there are not enough. */
+/* Gives a waiting sequence its slot, of which one is free, and its pages; false when there are not
+ * enough. */
 static bool sched_start(struct sched *sched, uint32_t id, struct sched_plan *plan)
 {
     struct sched_seq *seq = &sched->seqs[id];
     uint32_t need = DIV_UP(seq_known_n(seq), LIMIT_KV_PAGE);
-    if (seq->slot == SCHED_NONE && sched->free_slot_n == 0) {
-        return false;
-    }
     while (sched->pages.free_n < need + policy_reserve(sched)) {
         uint32_t victim = policy_victim_parked(sched);
         if (victim == SCHED_NONE) {

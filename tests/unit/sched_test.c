@@ -253,6 +253,38 @@ static void parked_ones_give_way_first(void **state)
     bench_done(&b);
 }
 
+/* The oldest request comes late (its adapter was being read) and finds no slot. */
+static void slot_holders_go_on(void **state)
+{
+    (void)state;
+    const uint64_t cache_ns[2] = {0};
+    struct bench b;
+    bench_init(&b, 2, 3, 3, 128);
+    struct sched_want want = {60, 10, ++b.arrival};
+    uint32_t late;
+    assert_int_equal(sched_add(&b.sched, &want, &late), 0);
+    uint32_t a = bench_add(&b, 60, 10);
+    uint32_t c = bench_add(&b, 60, 120);
+    bench_step(&b);
+    bench_answer(&b);
+    sched_park(&b.sched, a, true);
+    do { /* c grows until a has lost its page */
+        bench_step(&b);
+        bench_answer(&b);
+    } while (b.plan.preempted_n == 0);
+    assert_int_equal(b.plan.preempted[0], a);
+    sched_park(&b.sched, a, false);
+    sched_park(&b.sched, c, true);
+    sched_ready(&b.sched, late, cache_ns);
+    bench_step(&b);
+    assert_int_equal(b.plan.item_n, 1);
+    assert_item(&b.plan.items[0], a, 0, 60);
+    sched_remove(&b.sched, a);
+    bench_step(&b);
+    assert_item(&b.plan.items[0], late, 0, 60);
+    bench_done(&b);
+}
+
 struct chaos {
     struct bench b;
     uint64_t state;
@@ -376,6 +408,7 @@ int main(void)
         cmocka_unit_test(limits_refuse),
         cmocka_unit_test(youngest_gives_way),
         cmocka_unit_test(parked_ones_give_way_first),
+        cmocka_unit_test(slot_holders_go_on),
         cmocka_unit_test(chaos_is_sound_and_repeats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
