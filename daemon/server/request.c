@@ -166,21 +166,46 @@ static int fill_token_ids(const struct server_model *model, const Graft__V1__Tok
     return 0;
 }
 
+/* Refuses what is too long whatever its tokens are, before time is spent on them. */
+static int check_text_bytes(const struct server_model *model, const char *field, size_t n,
+                            struct rpc_error *error)
+{
+    if (n <= tokenizer_text_bytes_max(model->tokenizer, model->context_max)) {
+        return 0;
+    }
+    rpc_error_add_meta(error, "maxContextTokens", model->context_max);
+    return request_refuse(error, ERR_CONTEXT_LENGTH_EXCEEDED, field,
+                          "the %s has %zu bytes and so over %u tokens, the context holds %u", field,
+                          n, model->context_max, model->context_max);
+}
+
+static size_t chat_bytes(const Graft__V1__Chat *chat)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < chat->n_messages; i++) {
+        n += strlen(chat->messages[i]->content);
+    }
+    return n;
+}
+
 static int fill_prompt(const struct server_model *model, const Graft__V1__GenerateRequest *message,
                        struct lane *lane, struct rpc_error *error)
 {
     int rc;
     switch (message->input_case) {
     case GRAFT__V1__GENERATE_REQUEST__INPUT_TEXT:
-        rc = tokenizer_encode(model->tokenizer, message->text, strlen(message->text), true,
-                              &lane->tokens, &error->err);
+        rc = check_text_bytes(model, "text", strlen(message->text), error);
+        rc = rc ? rc
+                : tokenizer_encode(model->tokenizer, message->text, strlen(message->text), true,
+                                   &lane->tokens, &error->err);
         lane->echo_text = message->text;
         if (rc == 0 && message->text[0] == '\0') {
             rc = request_refuse(error, ERR_INVALID_PARAMETER, "text", "the prompt is empty");
         }
         break;
     case GRAFT__V1__GENERATE_REQUEST__INPUT_CHAT:
-        rc = request_render_chat(model, message->chat, &lane->tokens, error);
+        rc = check_text_bytes(model, "chat", chat_bytes(message->chat), error);
+        rc = rc ? rc : request_render_chat(model, message->chat, &lane->tokens, error);
         break;
     case GRAFT__V1__GENERATE_REQUEST__INPUT_TOKEN_IDS:
         rc = fill_token_ids(model, message->token_ids, lane, error);
@@ -318,7 +343,10 @@ static int fill_lengths(const struct server_model *model, const Graft__V1__Stopp
 {
     uint32_t left =
         model->context_max > request->token_n ? model->context_max - request->token_n : 0;
-    request->max_tokens = m->optional_max_tokens_case ? m->max_tokens : MAX(left, 1);
+    uint64_t room =
+        MIN(model->kv_tokens, model->context_max); /* of the cache, when it is smaller */
+    uint32_t rest = room > request->token_n ? (uint32_t)(room - request->token_n) : left;
+    request->max_tokens = m->optional_max_tokens_case ? m->max_tokens : MAX(rest, 1);
     request->min_tokens = m->min_tokens;
     if (request->max_tokens == 0) {
         return request_refuse(error, ERR_INVALID_PARAMETER, "stopping.max_tokens",

@@ -29,6 +29,22 @@ void span_vec_done(struct span_vec *vec)
     *vec = (struct span_vec){0};
 }
 
+/* Composing takes at most three bytes for one: of NFC's decompositions U+0390 grows the most. */
+#define TOKENIZER_NFC_SHRINK 3
+
+static size_t tokenizer_find_bytes_max(const struct tokenizer *tk)
+{
+    size_t max = 1;
+    for (uint32_t id = 0; id < tk->vocab_n; id++) {
+        const struct token *token = &tk->tokens[id];
+        if (token->content && (token->flags & (TOKEN_LSTRIP | TOKEN_RSTRIP))) {
+            return SIZE_MAX;
+        }
+        max = token->content ? MAX(max, token->bytes_n) : max;
+    }
+    return tk->is_nfc ? max * TOKENIZER_NFC_SHRINK : max;
+}
+
 static int tokenizer_load(struct tokenizer *tk, const json_t *root, struct err *err)
 {
     const char *version = NULL;
@@ -52,6 +68,7 @@ static int tokenizer_load(struct tokenizer *tk, const json_t *root, struct err *
     }
     if (rc == 0) {
         chat_mark_controls(tk);
+        tk->token_bytes_max = tokenizer_find_bytes_max(tk);
     }
     return rc;
 }
@@ -132,6 +149,11 @@ void tokenizer_close(struct tokenizer *tk)
 uint32_t tokenizer_vocab_n(const struct tokenizer *tk)
 {
     return tk->vocab_n;
+}
+
+size_t tokenizer_text_bytes_max(const struct tokenizer *tk, uint32_t n)
+{
+    return tk->token_bytes_max == SIZE_MAX ? SIZE_MAX : tk->token_bytes_max * n;
 }
 
 bool tokenizer_is_special(const struct tokenizer *tk, uint32_t id)

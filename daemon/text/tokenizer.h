@@ -68,6 +68,10 @@ int tokenizer_encode(const struct tokenizer *tk, const char *text, size_t n, boo
 /* The largest id + 1. Ids between may be unknown. */
 uint32_t tokenizer_vocab_n(const struct tokenizer *tk);
 
+/* No text of more bytes can become `n` tokens or fewer: what need not be encoded to know that it is
+ * too long. SIZE_MAX when a token takes white space without bound. */
+size_t tokenizer_text_bytes_max(const struct tokenizer *tk, uint32_t n);
+
 bool tokenizer_is_special(const struct tokenizer *tk, uint32_t id);
 
 /* The raw bytes a token stands for, which need not be valid UTF-8; borrowed from the tokenizer.

@@ -54,7 +54,8 @@ struct tokenizer {
     const char *label;
     struct token *tokens; /* [vocab_n] by id */
     uint32_t vocab_n;
-    uint32_t *by_content; /* open addressing, id + 1 */
+    size_t token_bytes_max; /* of text that one token can stand for; SIZE_MAX: no bound */
+    uint32_t *by_content;   /* open addressing, id + 1 */
     uint32_t by_content_mask;
     struct merge *merges; /* open addressing */
     uint32_t merges_mask;

@@ -240,6 +240,8 @@ class Refusals(DaemonCase):
         self.assertEqual(dict(details(error)["ErrorInfo"].metadata),
                          {"maxContextTokens": "1024", "promptTokens": "1", "maxTokens": "1024"})
         self.bad("the context holds 1024", text="x" * 3000, why="CONTEXT_LENGTH_EXCEEDED")
+        self.bad("the text has 4000000 bytes and so over 1024 tokens, the context holds 1024",
+                 text="x" * 4000000, why="CONTEXT_LENGTH_EXCEEDED")
 
     def test_adapters(self):
         self.bad('adapter "date" is named twice', adapters=refs("date", "slug", "date"))

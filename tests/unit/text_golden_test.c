@@ -61,6 +61,7 @@ static void check_ids(const struct golden_case *c, const char *key, bool add, bo
     struct encode_opts opts = {add, parse, &spans};
     assert_int_equal(tokenizer_encode_with(c->tk, c->text, c->n, &opts, &ids, &err), 0);
     assert_int_equal(ids.n, spans.n);
+    assert_true(c->n <= tokenizer_text_bytes_max(c->tk, (uint32_t)ids.n));
     if (ids.n != json_array_size(want)) {
         fail_msg("%s of \"%s\": %zu ids, %zu are wanted", key, c->text, ids.n,
                  json_array_size(want));
@@ -156,6 +157,7 @@ static void test_random_texts(void **state)
             assert_int_equal(tokenizer_encode(tk, json_string_value(text), json_string_length(text),
                                               false, &ids, NULL),
                              0);
+            assert_true(json_string_length(text) <= tokenizer_text_bytes_max(tk, (uint32_t)ids.n));
             if (fnv(&ids) != json_integer_value(json_array_get(want, i))) {
                 fail_msg("%s: ids of text %zu (\"%s\") differ", styles[s], i,
                          json_string_value(text));
