@@ -51,6 +51,10 @@ static int world_read(struct world *world, const struct options *options, struct
         return rc;
     }
     world->has_desc = true;
+    if (desc->is_tie_broken) {
+        log_msg(LOG_WARN, "config.json ties the head to the embedding, but the checkpoint holds "
+                          "another head: that one is used");
+    }
     world->model.kern = world_kern(options);
     world->model.held = world_held(options, desc);
     rc = model_generation_read(options->model, desc->vocab_n, &world->model.generation, err);
@@ -95,6 +99,12 @@ static int world_plan(struct world *world, const struct options *options, struct
     int rc = engine_plan(&want, &world->plan, err);
     if (rc == 0 || rc == ERR_NO_MEMORY) {
         world_log_table(&world->plan, rc ? LOG_ERROR : LOG_INFO);
+    }
+    const struct engine_plan *plan = &world->plan;
+    if (rc == 0 && plan->sched.page_n == (uint64_t)plan->sched.slot_n * plan->sched.seq_page_max) {
+        log_msg(LOG_INFO,
+                "memory  KV pages hold all %u sequences at %u tokens: more would lie idle",
+                plan->sched.slot_n, plan->context_max);
     }
     world->server_model.thread_n = world->model.kern == &kern_ref ? 1 : want.thread_n;
     return rc;

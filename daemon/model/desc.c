@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 #include "kernels/kern.h"
@@ -71,26 +72,44 @@ int model_desc_parse(const char *label, const void *json, size_t n, struct model
 }
 
 /* The widest type among the checkpoint's matrices: bf16 or f16 only when all of them are. */
-static void desc_find_dtype(const char *dir, struct model_desc *desc)
+static void desc_find_dtype(const struct tensor_set *set, struct model_desc *desc)
 {
-    struct tensor_set set;
     uint32_t seen_n[DTYPE_N] = {0};
-    if (tensor_set_open_dir(&set, dir, NULL) != 0) {
-        return;
-    }
-    for (uint32_t i = 0; i < set.tensor_n; i++) {
-        const struct tensor *t = &set.tensors[i];
+    for (uint32_t i = 0; i < set->tensor_n; i++) {
+        const struct tensor *t = &set->tensors[i];
         if (t->dim_n == 2 && t->dtype >= 0) {
             seen_n[t->dtype]++;
         }
     }
-    tensor_set_close(&set);
     if (seen_n[DTYPE_F32] > 0 || (seen_n[DTYPE_F16] > 0 && seen_n[DTYPE_BF16] > 0)) {
         desc->checkpoint_dtype = DTYPE_F32;
     } else if (seen_n[DTYPE_BF16] > 0) {
         desc->checkpoint_dtype = DTYPE_BF16;
     } else if (seen_n[DTYPE_F16] > 0) {
         desc->checkpoint_dtype = DTYPE_F16;
+    }
+}
+
+static void desc_find_head(const struct tensor_set *set, struct model_desc *desc)
+{
+    const struct tensor *head = tensor_set_find(set, "lm_head.weight");
+    const struct tensor *embed = tensor_set_find(set, "model.embed_tokens.weight");
+    if (desc->is_tied && head && embed &&
+        (head->dtype != embed->dtype || head->bytes != embed->bytes ||
+         memcmp(head->data, embed->data, head->bytes) != 0)) {
+        desc->is_tied = false;
+        desc->is_tie_broken = true;
+    }
+}
+
+/* What config.json may leave open or have wrong. */
+static void desc_settle(const char *dir, struct model_desc *desc)
+{
+    struct tensor_set set;
+    if (tensor_set_open_dir(&set, dir, NULL) == 0) {
+        desc_find_dtype(&set, desc);
+        desc_find_head(&set, desc);
+        tensor_set_close(&set);
     }
 }
 
@@ -113,7 +132,7 @@ int model_desc_read(const char *dir, struct model_desc *out, struct err *err)
     }
     file_map_close(&map);
     if (rc == 0) {
-        desc_find_dtype(dir, out);
+        desc_settle(dir, out);
     }
     return rc;
 }

@@ -173,21 +173,6 @@ static int load_visit_check(void *state, const struct load_want *want, struct er
     return 0;
 }
 
-/* A tied checkpoint may repeat the embedding as its head, and nothing else. */
-static int load_check_tied_head(const struct load *load, const struct tensor *head, struct err *err)
-{
-    const struct tensor *embed = tensor_set_find(&load->set, "model.embed_tokens.weight");
-    ASSERT(embed);
-    if (head->dtype != embed->dtype || head->bytes != embed->bytes ||
-        memcmp(head->data, embed->data, head->bytes) != 0) {
-        return err_set(err, ERR_BAD_FILE,
-                       "%s: tensor \"lm_head.weight\" differs from \"model.embed_tokens.weight\", "
-                       "but config.json has \"tie_word_embeddings\" true",
-                       head->file);
-    }
-    return 0;
-}
-
 static bool load_is_ignorable(const char *name)
 {
     static const char suffix[] = ".rotary_emb.inv_freq"; /* old files keep what we compute */
@@ -200,14 +185,9 @@ static int load_check_rest(const struct load *load, struct err *err)
 {
     for (uint32_t i = 0; i < load->set.tensor_n; i++) {
         const struct tensor *t = &load->set.tensors[i];
-        if (load->is_used[i] || load_is_ignorable(t->name)) {
-            continue;
-        }
-        if (load->model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0) {
-            int rc = load_check_tied_head(load, t, err);
-            if (rc) {
-                return rc;
-            }
+        /* A tied model's head is a copy of the embedding: model_desc_read has seen to that. */
+        bool is_copy = load->model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0;
+        if (load->is_used[i] || is_copy || load_is_ignorable(t->name)) {
             continue;
         }
         return err_set(err, ERR_NOT_IMPLEMENTED,

@@ -61,7 +61,8 @@ struct model_desc {
     float norm_eps;
     bool has_qkv_bias, has_o_bias, has_mlp_bias;
     bool has_qk_norm;
-    bool is_tied;                                /* the head is the embedding */
+    bool is_tied;       /* the head is the embedding */
+    bool is_tie_broken; /* config.json ties them, the files hold another head: that one counts */
     float embed_multiplier, residual_multiplier; /* 1 here; run-time values for later families */
     float attention_scale;                       /* 1 / sqrt(head_dim) */
     float rope_scale;
@@ -86,8 +87,9 @@ struct model_generation {
 };
 
 /* Reads config.json and fills desc (free with model_desc_done; on failure there is nothing to
- * free). checkpoint_dtype is taken from the tensor files when they are readable (a config may be
- * silent or wrong about it; model_load reports unreadable ones), else from config.json. Errors name
+ * free). checkpoint_dtype and is_tied are settled by the tensor files when they are readable (a
+ * config may be silent or wrong about them; model_load reports unreadable ones): a head that is
+ * stored and differs from the embedding counts, as in transformers. Errors name
  * file, key, value. model_desc_parse reads config.json from memory alone. */
 int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
