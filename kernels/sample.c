@@ -249,13 +249,15 @@ static uint32_t sample_draw(const struct kern_sample_row *row, uint32_t vocab_n,
                             struct sample_scratch *scratch)
 {
     float *logits = scratch->logits;
-    for (uint32_t id = 0; id < vocab_n; id++) {
-        logits[id] = sample_clean(sample_clean(logits[id]) / row->temperature);
-    }
-    float max = logits[sample_argmax(logits, vocab_n)];
-    if (max == -INFINITY) {
+    float top = sample_clean(logits[sample_argmax(logits, vocab_n)]);
+    if (top == -INFINITY) {
         return 0;
     }
+    /* Distances, so that no temperature, however small, makes two of them overflow alike. */
+    for (uint32_t id = 0; id < vocab_n; id++) {
+        logits[id] = sample_clean((sample_clean(logits[id]) - top) / row->temperature);
+    }
+    const float max = 0.0f;
     struct sample_order order;
     sample_order_init(&order, logits, vocab_n, max, scratch->keys);
     uint32_t kept = order.n;
