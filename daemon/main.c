@@ -35,14 +35,14 @@ static int fail(const struct err *err)
     return exit_code(err->code);
 }
 
-static void log_start_line(const struct options *options, const struct world *world)
+static void log_start_line(const struct server *server, const struct world *world)
 {
     const struct server_model *model = world_model(world);
     char addresses[1024] = "";
     size_t n = 0;
-    for (uint32_t i = 0; i < options->listen.n && n < sizeof addresses; i++) {
+    for (uint32_t i = 0; server_address(server, i) && n < sizeof addresses; i++) {
         n += (size_t)snprintf(addresses + n, sizeof addresses - n, "%s%s", i ? "," : "",
-                              options->listen.items[i]);
+                              server_address(server, i));
     }
     struct log_field fields[] = {
         LOG_F_STR("version", GRAFTD_VERSION),
@@ -80,7 +80,7 @@ static int serve(const struct options *options)
         return fail(&err);
     }
     server_ready(server, world_model(world));
-    log_start_line(options, world);
+    log_start_line(server, world);
     server_wait(server);
     server_stop(server);
     bool is_lost = world_is_lost(world);

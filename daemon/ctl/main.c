@@ -59,15 +59,15 @@ static const char *ctl_advice(const struct rpc_failure *failure)
     } table[] = {
         {"ADAPTER_NOT_FOUND", "`graftctl adapters list` shows what there is"},
         {"MODEL_NOT_FOUND", "`graftctl model` shows the served name; leave --model out"},
-        {"ADAPTER_INCOMPATIBLE", "the adapter was made for another base model"},
-        {"CONTEXT_LENGTH_EXCEEDED", "shorten the prompt or lower --max-tokens"},
-        {"STARTING", "the model is still loading; try again in a moment"},
-        {"DRAINING", "the server is stopping; use another one or wait for its restart"},
-        {"QUEUE_FULL", "the server has too much to do; try again later"},
-        {"ADAPTER_LOADING", "leave --fail-if-cold out to wait for the adapter"},
-        {"ADAPTER_MEMORY_EXHAUSTED", "start graftd with a larger --adapter-memory"},
-        {"KV_MEMORY_EXHAUSTED", "lower --max-tokens, or start graftd with a larger --kv-memory"},
-        {"REQUEST_EXISTS", "choose another --request-id"},
+        {"ADAPTER_INCOMPATIBLE", "The adapter was made for another base model"},
+        {"CONTEXT_LENGTH_EXCEEDED", "Shorten the prompt or lower --max-tokens"},
+        {"STARTING", "The model is still loading; try again in a moment"},
+        {"DRAINING", "The server is stopping; use another one or wait for its restart"},
+        {"QUEUE_FULL", "The server has too much to do; try again later"},
+        {"ADAPTER_LOADING", "Leave --fail-if-cold out to wait for the adapter"},
+        {"ADAPTER_MEMORY_EXHAUSTED", "Start graftd with a larger --adapter-memory"},
+        {"KV_MEMORY_EXHAUSTED", "Lower --max-tokens, or start graftd with a larger --kv-memory"},
+        {"REQUEST_EXISTS", "Choose another --request-id"},
     };
     for (size_t i = 0; i < ARRAY_N(table); i++) {
         if (strcmp(failure->reason, table[i].reason) == 0) {

@@ -8,8 +8,9 @@
 
 #include "base/base.h"
 
-/* Packed ids grow fourfold, short strings and messages by an object's header. */
-#define UNPACK_GROWTH 16
+/* Packed ids grow fourfold, short strings and messages by an object's header, ids that a client did
+ * not pack (two bytes each) by the decoder's notes of 40 bytes. */
+#define UNPACK_GROWTH 32
 #define UNPACK_BASE   (64u << 10)
 #define UNPACK_HEADER 16 /* keeps the alignment */
 

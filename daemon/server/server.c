@@ -84,6 +84,11 @@ int server_start(const struct server_options *options, struct server **out, stru
     return 0;
 }
 
+const char *server_address(const struct server *server, uint32_t i)
+{
+    return i < server->loop.acceptor.listener_n ? server->loop.acceptor.listeners[i].name : NULL;
+}
+
 void server_ready(struct server *server, const struct server_model *model)
 {
     server->model = *model;

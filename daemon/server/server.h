@@ -52,6 +52,9 @@ struct server_model {
  * Errors: INVALID_PARAMETER for an address, CONFLICT for one that is in use, IO_FAILURE. */
 int server_start(const struct server_options *options, struct server **out, struct err *err);
 
+/* Address i as it was bound, its port included; borrowed. NULL behind the last one. Any thread. */
+const char *server_address(const struct server *server, uint32_t i);
+
 /* The model is loaded and the engine runs: health turns SERVING. Main thread, once. */
 void server_ready(struct server *server, const struct server_model *model);
 

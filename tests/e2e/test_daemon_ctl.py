@@ -70,7 +70,7 @@ class Graftctl(DaemonCase):
                  ("generate", "--adapter", "no", "x")),
                 ("`graftctl adapters list` shows", ("adapters", "get", "no")),
                 ("leave --model out", ("generate", "--model", "no", "x")),
-                ("shorten the prompt or lower --max-tokens.",
+                ("Shorten the prompt or lower --max-tokens.",
                  ("generate", "--max-tokens", "5000", "x")),
                 ("INVALID_ARGUMENT: the prompt is empty", ("generate", "")),
                 ('service "x" is not known here', ("health", "x"))):
