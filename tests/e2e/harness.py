@@ -158,9 +158,9 @@ class Daemon(Process):
 class Client:
     """Channel and stubs; a context manager."""
 
-    def __init__(self, address):
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.insecure_channel(address, options)
+    def __init__(self, address, *options):
+        self.channel = grpc.insecure_channel(
+            address, [("grpc.use_local_subchannel_pool", 1), *options])
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.adapters = adapter_pb2_grpc.AdapterServiceStub(self.channel)
         self.models = model_pb2_grpc.ModelServiceStub(self.channel)

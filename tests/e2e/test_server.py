@@ -406,13 +406,20 @@ class Session(ServerCase):
         self.assertEqual(list(self.call), [])
 
     def test_refusals_that_nobody_reads(self):
-        for i in range(30000):
-            self.start(i, "")
-        self.requests.put(pb.SessionRequest(stream_id=0, cancel={}))
-        while not self.requests.empty():
-            time.sleep(0.01)
+        # The client's window must not grow with what it was sent: nobody reads.
+        client = Client(self.server.address, ("grpc.http2.bdp_probe", 0))
+        self.addCleanup(client.channel.close)
+        all_sent = threading.Event()
+
+        def starts():
+            for i in range(6000):
+                yield pb.SessionRequest(stream_id=i, start=pb.GenerateRequest(text=""))
+            all_sent.set()
+
+        call = client.inference.Session(starts())
+        self.assertTrue(all_sent.wait(120))
         with self.assertRaises(grpc.RpcError) as caught:
-            list(self.call)
+            list(call)
         self.assertEqual(caught.exception.code(), Code.RESOURCE_EXHAUSTED)
         self.assertIn("limit is 1024", caught.exception.details())
         self.requests.put(None)
