@@ -10,9 +10,10 @@
 #include "model/safetensors.h"
 #include "model/walk.h"
 
-#define GOLDEN_ROWS_MAX 160
-#define GOLDEN_STEPS    64
-#define GOLDEN_SEGS_MAX 2
+#define GOLDEN_ROWS_MAX  160
+#define GOLDEN_STEPS     64
+#define GOLDEN_VOCAB_MAX 160
+#define GOLDEN_SEGS_MAX  2
 
 struct golden_backend {
     char name[32]; /* "cpu avx512" */
