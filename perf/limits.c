@@ -267,7 +267,7 @@ double limits_gflops(const char *isa, uint32_t thread_n)
     struct limits_worker workers[LIMITS_THREADS] = {0};
     double (*fn)(const struct limits_worker *w) = NULL;
     double flops_per_loop = 0;
-    ASSERT_CMP(thread_n, <=, LIMITS_THREADS);
+    ASSERT(thread_n >= 1 && thread_n <= LIMITS_THREADS);
     if (strcmp(isa, "portable") == 0) {
         fn = limits_fma_plain;
         flops_per_loop = 64 * 2;

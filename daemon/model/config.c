@@ -226,6 +226,7 @@ static int config_read_sizes(const struct config *config, struct model_desc *des
 static int config_read_heads(const struct config *config, const struct family *family,
                              struct model_desc *desc, struct err *err)
 {
+    ASSERT(family);
     desc->kv_head_n = family->kv_head_n ? family->kv_head_n : desc->head_n;
     if (json_is_null(json_object_get(config->root, "num_key_value_heads"))) {
         desc->kv_head_n = desc->head_n; /* null says so whatever the family's default is */

@@ -91,7 +91,7 @@ static int chat_read_config(const char *path, json_t **out, struct err *err)
 
 static int chat_load_config(struct tokenizer *tk, const char *path, struct err *err)
 {
-    json_t *config;
+    json_t *config = NULL;
     int rc = chat_read_config(path, &config, err);
     if (rc) {
         return rc;
