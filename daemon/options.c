@@ -401,6 +401,13 @@ static void dump_quantity(uint64_t value, const struct option_unit *units, FILE 
     fprintf(out, "%" PRIu64 "%s\n", value / best->factor, best->name);
 }
 
+/* Without its spaces where they would make the line too long to be read back. */
+static void dump_text(const char *key, const char *text, FILE *out)
+{
+    bool is_long = strlen(key) + strlen(" = ") + strlen(text) > OPTIONS_LINE_BYTES;
+    fprintf(out, "%s%s%s\n", key, is_long ? "=" : " = ", text);
+}
+
 static void dump_option(const struct options *options, const struct option *option, FILE *out)
 {
     const void *at = (const char *)options + option->offset;
@@ -417,14 +424,16 @@ static void dump_option(const struct options *options, const struct option *opti
     }
     if (option->type == OPTION_LIST) {
         for (uint32_t i = 0; i < list->n; i++) {
-            fprintf(out, "%s = %s\n", option->key, list->items[i]);
+            dump_text(option->key, list->items[i], out);
         }
         return;
     }
-    fprintf(out, "%s = ", option->key);
     if (text) {
-        fprintf(out, "%s\n", text);
-    } else if (option->type == OPTION_BOOL) {
+        dump_text(option->key, text, out);
+        return;
+    }
+    fprintf(out, "%s = ", option->key);
+    if (option->type == OPTION_BOOL) {
         fprintf(out, "%s\n", *(const bool *)at ? "true" : "false");
     } else {
         dump_quantity(number,

@@ -89,6 +89,32 @@ static void test_longest_line_is_whole(void **state)
     options_done(&options);
 }
 
+/* The longest value that a file can give comes back from its dump. */
+static void test_longest_value_is_dumped(void **state)
+{
+    struct options options;
+    struct options again;
+    struct err err = {0};
+    char value[256] = "";
+    char text[512];
+    char *dumped = NULL;
+    size_t n;
+    (void)state;
+    memset(value, 'x', 192); /* "model=" and these: 198 bytes */
+    snprintf(text, sizeof text, "[model]\nmodel=%s\n", value);
+    options_init(&options);
+    options_init(&again);
+    assert_int_equal(options_parse_text("x", text, strlen(text), 1, &options, &err), 0);
+    FILE *f = open_memstream(&dumped, &n);
+    options_dump(&options, f);
+    fclose(f);
+    assert_int_equal(options_parse_text("y", dumped, n, 1, &again, &err), 0);
+    assert_string_equal(again.model, value);
+    free(dumped);
+    options_done(&again);
+    options_done(&options);
+}
+
 static void test_authority(void **state)
 {
     struct options options;
@@ -199,9 +225,13 @@ static int make_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_file_refusals),   cmocka_unit_test(test_longest_line_is_whole),
-        cmocka_unit_test(test_authority),       cmocka_unit_test(test_command_line),
-        cmocka_unit_test(test_default_address), cmocka_unit_test(test_sample_file),
+        cmocka_unit_test(test_file_refusals),
+        cmocka_unit_test(test_longest_line_is_whole),
+        cmocka_unit_test(test_longest_value_is_dumped),
+        cmocka_unit_test(test_authority),
+        cmocka_unit_test(test_command_line),
+        cmocka_unit_test(test_default_address),
+        cmocka_unit_test(test_sample_file),
     };
     return cmocka_run_group_tests(tests, make_folder, NULL);
 }
