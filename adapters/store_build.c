@@ -86,8 +86,7 @@ static size_t build_layout(const struct store *store, const struct parsed_adapte
 {
     const struct kern *kern = store->config.kern;
     enum dtype held = store->config.held;
-    size_t at =
-        sizeof(struct effect_block) + store->config.desc->site_n * sizeof(struct effect_lowrank);
+    size_t at = EFFECT_LOWRANK_AT + store->config.desc->site_n * sizeof(struct effect_lowrank);
     at = ROUND_UP(at, EFFECT_ALIGN);
     for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
         const struct parsed_lowrank *p = &parsed->lowranks[i];
@@ -127,13 +126,12 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
     if (!rc) {
         char *block = out->block;
         out->block_bytes = bytes;
-        *(struct effect_block *)out->block =
-            (struct effect_block){.magic = EFFECT_BLOCK_MAGIC,
-                                  .version = EFFECT_BLOCK_VERSION,
-                                  .bytes = bytes,
-                                  .site_n = site_n,
-                                  .lowrank_at = sizeof(struct effect_block)};
-        memcpy(block + sizeof(struct effect_block), table, site_n * sizeof *table);
+        *(struct effect_block *)out->block = (struct effect_block){.magic = EFFECT_BLOCK_MAGIC,
+                                                                   .version = EFFECT_BLOCK_VERSION,
+                                                                   .bytes = bytes,
+                                                                   .site_n = site_n,
+                                                                   .lowrank_at = EFFECT_LOWRANK_AT};
+        memcpy(block + EFFECT_LOWRANK_AT, table, site_n * sizeof *table);
         for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
             const struct parsed_lowrank *p = &parsed->lowranks[i];
             kern->weight_pack(held, &p->a, block + table[p->site].a_at);

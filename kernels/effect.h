@@ -18,6 +18,7 @@
 #define EFFECT_BLOCK_MAGIC   0x54464147u /* "GAFT" */
 #define EFFECT_BLOCK_VERSION 1u
 #define EFFECT_ALIGN         64 /* of factors within a block, and of blocks in the pool */
+#define EFFECT_LOWRANK_AT    64 /* of the effect_lowrank array, in every block of this version */
 
 struct effect_lowrank {
     uint32_t rank; /* 0: the site is untouched */
@@ -36,7 +37,7 @@ struct effect_block {
 
 static inline const struct effect_lowrank *effect_lowrank_at(const void *block, uint32_t site)
 {
-    const struct effect_block *b = block;
+    const struct effect_block *b = (const struct effect_block *)block;
     return (const struct effect_lowrank *)((const char *)block + b->lowrank_at) + site;
 }
 

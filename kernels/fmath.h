@@ -11,7 +11,7 @@
 #include "base/dtype.h"
 
 /* e^x within 2 units in the last place; 0 below -104, INFINITY above 89, NaN stays NaN. */
-static inline float fmath_exp(float x)
+BOTH_INLINE float fmath_exp(float x)
 {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     x = x < -104.0f ? -104.0f : x;
@@ -38,13 +38,13 @@ static inline float fmath_exp(float x)
 }
 
 /* x * sigmoid(x). */
-static inline float fmath_silu(float x)
+BOTH_INLINE float fmath_silu(float x)
 {
     return x / (1.0f + fmath_exp(-x));
 }
 
 /* ln x for a positive finite x, to about 1e-15; -INFINITY for 0. */
-static inline double fmath_log(double x)
+BOTH_INLINE double fmath_log(double x)
 {
     if (!(x > 0)) {
         return x == 0 ? -(double)INFINITY : (double)NAN;
@@ -70,7 +70,7 @@ static inline double fmath_log(double x)
 }
 
 /* Sine and cosine of an angle below 2^30, each rounded once from about 1e-12. */
-static inline void fmath_sincos(float angle, float *out_sin, float *out_cos)
+BOTH_INLINE void fmath_sincos(float angle, float *out_sin, float *out_cos)
 {
     const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
     double x = angle;

@@ -1,5 +1,5 @@
 /* The op contract: everything a backend must do, nothing optional. Implementations: ref/ (plain
- * loops, the specification), cpu/ (fast), fault/ (wraps another one), cuda/ later.
+ * loops, the specification), cpu/ (fast), cuda/, fault/ (wraps another one).
  *
  * The law of order. On ref and cpu the bits of every output element depend on its inputs, K, dtype
  * and instruction set only: never on the number of rows, threads, tiles, neighbours, or on the
@@ -8,7 +8,10 @@
  * instructions as the body; exp and the like come from one function per path; no contraction, fma
  * written out; low-rank effects are added in segment order in fp32 and the sum is rounded once.
  *
- * Types. `held` is the type weights, KV and the inputs of linear ops are held in: bf16 or f32. The
+ * On cuda the same holds of K, dtype and the form of the row (prompt or generated).
+ *
+ * Types. `held` is the type weights, KV and the inputs of linear ops are held in: bf16 or f32, on
+ * cuda bf16 or f16. The
  * residual h, q, parts, logits, norms, softmax and every accumulation are fp32.
  *
  * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
@@ -19,6 +22,7 @@
 #ifndef KERNELS_KERN_H
 #define KERNELS_KERN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/dtype.h"
@@ -42,14 +46,21 @@ struct kern_open {
     enum kern_isa isa;    /* AUTO: the fastest one measured at open */
     bool is_stand_in;     /* tests: emulate avx512bf16/amx where the machine lacks them */
     uint32_t thread_n;    /* team size, the caller included; 0 = as many as the affinity mask has */
-    enum dtype held;      /* DTYPE_BF16 or DTYPE_F32 */
+    enum dtype held;      /* DTYPE_BF16 or DTYPE_F32; on cuda DTYPE_BF16 or DTYPE_F16 */
     uint32_t row_max;     /* rows of one step */
     uint32_t slot_max;    /* sequence slots */
     uint32_t version_max; /* adapter version slots */
     uint32_t k_max;       /* largest input width of a linear op */
     uint32_t n_max;       /* largest total output width of one linear group */
+    uint64_t
+        nk_max; /* largest product of the two in one group, the head among them; 0 = n_max k_max */
     uint32_t vocab_n;
-    uint32_t rank_max; /* largest sum of ranks one linear group may meet per row; sizes u */
+    uint32_t rank_max;     /* largest sum of ranks one linear group may meet per row; sizes u */
+    uint32_t seq_page_max; /* KV pages of one sequence; 0 = as many as there are */
+    /* Every step calls the same ops with the same arguments for a part of a kind, as a walk does:
+     * the backend may record a part's ops and replay them. */
+    bool can_replay;
+    size_t reserve_bytes; /* of device memory, taken at once; 0 = piece by piece */
 };
 
 /* A matrix on the host, row-major [n, k] without gaps, as a checkpoint stores a Linear's weight. */
@@ -66,6 +77,14 @@ struct kern_kv {
     uint32_t page_n;
     uint32_t kv_head_n;
     uint32_t head_dim;
+    uint32_t head_n; /* query heads; sizes scratch */
+};
+
+/* What the ops of one part work on. */
+struct kern_part {
+    uint32_t row_n;
+    uint32_t sample_n;
+    uint32_t score_n;
 };
 
 struct kern {
@@ -93,9 +112,18 @@ struct kern {
     /* Version slot -> its effect_block in device memory (NULL forgets it). Between steps only. */
     void (*set_version)(struct kern_dev *dev, uint32_t version, const void *block_dev);
 
-    /* Steps: binds the views until end_step; computes what depends on positions only. */
+    /* Steps. begin_step binds the views until end_step. The walk asks for parts until there is none
+     * and calls the ops of each; a backend that replays a captured part does not give it out.
+     * end_step closes the step: `results` (dev [result_n], where sample and score wrote) are to
+     * reach the host. Nothing of a step but its results is used once end_step has returned.
+     * read_step takes the results of the oldest step that was not read: 0, or 1 when it has not
+     * ended yet (is_waiting: it waits instead), or ERR_DEVICE_FAILURE, also when the device made no
+     * progress for LIMIT_DEVICE_SILENCE_NS. At most step_ahead + 1 steps are begun and not read. */
+    uint32_t step_ahead; /* 0 on ref and cpu, where ops run as they are called */
     void (*begin_step)(struct kern_dev *dev, const struct kern_step *step);
-    int (*end_step)(struct kern_dev *dev); /* waits; 0 or ERR_DEVICE_FAILURE */
+    bool (*next_part)(struct kern_dev *dev, struct kern_part *out);
+    void (*end_step)(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);
+    int (*read_step)(struct kern_dev *dev, struct kern_token *out, bool is_waiting);
 
     /* Compute. */
     void (*embed)(struct kern_dev *dev, const struct kern_embed *op);

@@ -38,6 +38,13 @@ struct kern_seg_row {
     float weight;
 };
 
+enum kern_sample_flags { KERN_SAMPLE_FRESH = 1 };
+
+/* Penalties count tokens per slot, on the device. With a penalty on, FRESH empties the slot's
+ * counts, then hist[hist_first ..+hist_n) is added (the first hist_prompt_n of them as prompt
+ * tokens), then the token is sampled and added as an output. So the whole history travels once,
+ * with the first sample of a sequence in its slot. Without a penalty nothing is counted and hist_n
+ * is 0. */
 struct kern_sample_row {
     uint32_t row;
     uint32_t slot;
@@ -51,6 +58,7 @@ struct kern_sample_row {
     float frequency_penalty;
     uint64_t seed;
     int32_t top_logprobs;
+    uint32_t flags;
     uint32_t bias_first;
     uint32_t bias_n;
     uint32_t hist_first;

@@ -6,7 +6,9 @@
 
 #include <stdint.h>
 
-static inline uint64_t kern_mix64(uint64_t z)
+#include "base/dtype.h"
+
+BOTH_INLINE uint64_t kern_mix64(uint64_t z)
 {
     z ^= z >> 30;
     z *= 0xBF58476D1CE4E5B9u;
@@ -16,7 +18,7 @@ static inline uint64_t kern_mix64(uint64_t z)
 }
 
 /* Uniform in [0, 1), a multiple of 2^-24. */
-static inline float kern_random(uint64_t seed, uint32_t pos)
+BOTH_INLINE float kern_random(uint64_t seed, uint32_t pos)
 {
     uint64_t z = kern_mix64(kern_mix64(seed + 0x9E3779B97F4A7C15u) + pos * 0x9E3779B97F4A7C15u);
     return (float)(z >> 40) * 5.9604644775390625e-8f;

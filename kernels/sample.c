@@ -14,7 +14,6 @@
 
 #define SAMPLE_BANDS         128
 #define SAMPLE_BANDS_PER_NAT 4.0f
-#define SAMPLE_SEEN          0x80000000u /* in counts: the token occurs in the history */
 
 /* Candidates in (logit descending, id ascending) order, keys[0..sorted_n) of them in place. */
 struct sample_order {
@@ -140,15 +139,13 @@ static double sample_order_sum(struct sample_order *order, uint32_t n)
 
 size_t sample_scratch_bytes(uint32_t vocab_n)
 {
-    return (size_t)vocab_n * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t));
+    return (size_t)vocab_n * (sizeof(uint64_t) + sizeof(float));
 }
 
 void sample_scratch_init(struct sample_scratch *scratch, void *memory, uint32_t vocab_n)
 {
     scratch->keys = memory;
     scratch->logits = (float *)(scratch->keys + vocab_n);
-    scratch->counts = (uint32_t *)(scratch->logits + vocab_n);
-    memset(scratch->counts, 0, (size_t)vocab_n * sizeof *scratch->counts);
 }
 
 /* The largest logit's id, ties to the smallest; 0 when all are -INFINITY. */
@@ -212,35 +209,51 @@ void sample_logprobs(const struct sample_args *args, uint32_t token, uint32_t to
     }
 }
 
-static bool sample_has_penalty(const struct kern_sample_row *row)
+bool sample_has_penalty(const struct kern_sample_row *row)
 {
-    return row->hist_n > 0 && (row->repetition_penalty != 1.0f || row->presence_penalty != 0.0f ||
-                               row->frequency_penalty != 0.0f);
+    return row->repetition_penalty != 1.0f || row->presence_penalty != 0.0f ||
+           row->frequency_penalty != 0.0f;
 }
 
-static void sample_penalize(const struct sample_args *args, struct sample_scratch *scratch)
+static void sample_count(uint16_t *counts, uint32_t token)
+{
+    bool is_full = (counts[token] & ~SAMPLE_IN_PROMPT) == SAMPLE_IN_PROMPT - 1;
+    counts[token] = (uint16_t)(counts[token] + !is_full);
+}
+
+/* What the row brings of its sequence's past. */
+static void sample_remember(const struct sample_args *args)
 {
     const struct kern_sample_row *row = args->row;
     const uint32_t *hist = args->hist + row->hist_first;
-    uint32_t *counts = scratch->counts;
-    for (uint32_t i = 0; i < row->hist_n; i++) {
-        if (hist[i] < args->vocab_n) {
-            counts[hist[i]] = (counts[hist[i]] + (i >= row->hist_prompt_n)) | SAMPLE_SEEN;
-        }
+    if (row->flags & KERN_SAMPLE_FRESH) {
+        memset(args->counts, 0, args->vocab_n * sizeof *args->counts);
     }
     for (uint32_t i = 0; i < row->hist_n; i++) {
-        uint32_t id = hist[i];
-        if (id >= args->vocab_n || counts[id] == 0) {
+        if (hist[i] >= args->vocab_n) {
             continue;
         }
-        float *l = &scratch->logits[id];
-        float p = row->repetition_penalty;
-        uint32_t count = counts[id] & ~SAMPLE_SEEN;
-        *l = *l > 0 ? *l / p : *l * p;
-        if (count > 0) {
-            *l -= row->frequency_penalty * (float)count + row->presence_penalty;
+        if (i < row->hist_prompt_n) {
+            args->counts[hist[i]] |= SAMPLE_IN_PROMPT;
+        } else {
+            sample_count(args->counts, hist[i]);
         }
-        counts[id] = 0; /* once per token, and zero again for the next call */
+    }
+}
+
+static void sample_penalize(const struct sample_args *args, float *logits)
+{
+    const struct kern_sample_row *row = args->row;
+    float p = row->repetition_penalty;
+    for (uint32_t id = 0; id < args->vocab_n; id++) {
+        uint32_t count = args->counts[id] & ~SAMPLE_IN_PROMPT;
+        if (args->counts[id] == 0) {
+            continue;
+        }
+        float l = logits[id];
+        l = l > 0 ? l / p : l * p;
+        logits[id] =
+            count > 0 ? l - (row->frequency_penalty * (float)count + row->presence_penalty) : l;
     }
 }
 
@@ -320,7 +333,8 @@ void sample_row(const struct sample_args *args, struct sample_scratch *scratch,
             }
         }
         if (sample_has_penalty(row)) {
-            sample_penalize(args, scratch);
+            sample_remember(args);
+            sample_penalize(args, scratch->logits);
         }
         logits = scratch->logits;
     }
@@ -328,6 +342,9 @@ void sample_row(const struct sample_args *args, struct sample_scratch *scratch,
         token = sample_argmax(logits, args->vocab_n);
     } else {
         token = sample_draw(row, args->vocab_n, scratch);
+    }
+    if (sample_has_penalty(row)) {
+        sample_count(args->counts, token);
     }
     sample_logprobs(args, token, row->top_logprobs > 0 ? (uint32_t)row->top_logprobs : 0, out);
 }

@@ -7,16 +7,20 @@
 #ifndef KERNELS_SAMPLE_H
 #define KERNELS_SAMPLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/kern_step.h"
 
 struct sample_scratch {
-    float *logits;    /* [vocab_n] */
-    uint64_t *keys;   /* [vocab_n] */
-    uint32_t *counts; /* [vocab_n], all zero between calls */
+    float *logits;  /* [vocab_n] */
+    uint64_t *keys; /* [vocab_n] */
 };
+
+/* Tokens of a slot's sequence so far, for penalties: [vocab_n], bit 15 = it occurs in the prompt,
+ * below it how often it was an output (no further than 32767). All zero at open. */
+#define SAMPLE_IN_PROMPT 0x8000u
 
 struct sample_args {
     const float *logits; /* [vocab_n], raw; not written */
@@ -25,7 +29,11 @@ struct sample_args {
     const struct kern_sample_row *row;
     const struct kern_bias *biases; /* the step's arrays */
     const uint32_t *hist;
+    uint16_t *counts; /* of row's slot; read and written where a penalty is on */
 };
+
+/* Whether a row's slot is counted at all. */
+bool sample_has_penalty(const struct kern_sample_row *row);
 
 /* Bytes behind a scratch; the memory must be aligned to 8. */
 size_t sample_scratch_bytes(uint32_t vocab_n);

@@ -139,7 +139,8 @@ static double bench_pass(struct bench *b, bool is_wide, uint32_t row_n, uint32_t
         kern_cpu.linear(b->dev, &op);
     }
     double seconds = (double)(clock_now_ns() - start) * 1e-9;
-    kern_cpu.end_step(b->dev);
+    kern_cpu.end_step(b->dev, NULL, 0);
+    kern_cpu.read_step(b->dev, NULL, true);
     return seconds;
 }
 

@@ -44,8 +44,14 @@
         }                                                                                          \
     } while (0)
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 void base_assert_failed(const char *file, int line, const char *what) NORETURN;
 void base_assert_cmp_failed(const char *file, int line, const char *what, long long a,
                             long long b) NORETURN;
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -12,6 +12,10 @@
 
 #include "base/base.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* name, gRPC status code */
 #define ERR_LIST(X)                                                                                \
     X(INVALID_PARAMETER, 3)                                                                        \
@@ -28,6 +32,7 @@
     X(NO_MEMORY, 8)                                                                                \
     X(ADAPTER_INCOMPATIBLE, 9)                                                                     \
     X(BAD_FILE, 9)                                                                                 \
+    X(NO_DEVICE, 9)                                                                                \
     X(CONFLICT, 10)                                                                                \
     X(NOT_IMPLEMENTED, 12)                                                                         \
     X(INTERNAL, 13)                                                                                \
@@ -75,5 +80,9 @@ const char *err_name(int code);
 
 /* The gRPC status code for a code of the list; 0 for 0, 2 (UNKNOWN) for anything else. */
 int err_grpc_status(int code);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -3,6 +3,8 @@
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
 
+#include <assert.h>
+
 /* Requests */
 #define LIMIT_REQUEST_ID_BYTES    128
 #define LIMIT_REQUEST_ADAPTERS    8
@@ -72,12 +74,16 @@
     60000000000 /* nanoseconds that a slow client may hold a slot without reading */
 #define LIMIT_THREADS 256
 
-_Static_assert(LIMIT_KV_PAGE % LIMIT_PROMPT_CUT == 0, "a prompt chunk ends on a page border");
-_Static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,
-               "a step holds a row of every sequence and one prompt chunk");
-_Static_assert((LIMIT_LIVE & (LIMIT_LIVE - 1)) == 0, "rings are sized by it");
-_Static_assert(LIMIT_LIVE >= LIMIT_QUEUE + LIMIT_SEQUENCES,
-               "the engine's queue is what fills up, not the server's table");
-_Static_assert(LIMIT_VERSIONS >= 2 * LIMIT_ADAPTERS, "every name may have a retiring version");
+/* Devices */
+#define LIMIT_DEVICE_SILENCE_NS                                                                    \
+    10000000000 /* nanoseconds without progress after which a device counts as lost */
+
+static_assert(LIMIT_KV_PAGE % LIMIT_PROMPT_CUT == 0, "a prompt chunk ends on a page border");
+static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,
+              "a step holds a row of every sequence and one prompt chunk");
+static_assert((LIMIT_LIVE & (LIMIT_LIVE - 1)) == 0, "rings are sized by it");
+static_assert(LIMIT_LIVE >= LIMIT_QUEUE + LIMIT_SEQUENCES,
+              "the engine's queue is what fills up, not the server's table");
+static_assert(LIMIT_VERSIONS >= 2 * LIMIT_ADAPTERS, "every name may have a retiring version");
 
 #endif

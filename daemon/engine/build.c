@@ -6,10 +6,9 @@
 
 /* A request's biases, and while it is younger than min_tokens also its ending tokens, forbidden.
  * No token twice: an ending token's own bias is left out, it is forbidden anyway. */
-static void build_biases(struct core *core, const struct request *request, uint32_t generated_n,
+static void build_biases(struct batch *batch, const struct request *request, uint32_t generated_n,
                          struct batch_sample *sample)
 {
-    struct batch *batch = core->batch;
     struct batch_bias *biases = batch_biases(batch);
     uint32_t first = batch->bias_n;
     uint32_t n = first;
@@ -44,29 +43,34 @@ static void build_biases(struct core *core, const struct request *request, uint3
     ASSERT_CMP(n, <=, batch->bias_max);
 }
 
-/* The sequence so far, when a penalty looks at it. */
-static void build_hist(struct core *core, const struct request *request,
-                       const struct sched_seq *seq, struct batch_sample *sample)
+/* The sequence so far, when a penalty looks at it and the rank has not counted it: with its first
+ * sample, and with the first one after a preemption. All its tokens were read then. */
+static void build_hist(struct core *core, struct batch *batch, const struct sched_item *item,
+                       struct batch_sample *sample)
 {
-    struct batch *batch = core->batch;
+    struct seq *seq = &core->seqs[item->id];
+    const struct request *request = seq->request;
     const struct sampling *s = &request->sampling;
+    bool has_penalty =
+        s->repetition_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0;
     sample->hist_first = batch->hist_n;
-    if (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0) {
+    if (!has_penalty || seq->is_counted) {
         return;
     }
+    ASSERT_CMP(request->token_n + seq->token_n, ==, sample->pos);
+    ASSERT_CMP(batch->hist_n + sample->pos, <=, batch->hist_max);
     uint32_t *hist = batch_hist(batch) + batch->hist_n;
-    sample->hist_n = seq->prompt_n + seq->generated_n;
-    sample->hist_prompt_n = seq->prompt_n;
+    sample->flags = BATCH_SAMPLE_FRESH;
+    sample->hist_n = sample->pos;
+    sample->hist_prompt_n = request->token_n;
     batch->hist_n += sample->hist_n;
-    ASSERT_CMP(batch->hist_n, <=, batch->hist_max);
-    memcpy(hist, request->tokens, seq->prompt_n * sizeof *hist);
-    memcpy(hist + seq->prompt_n, core_tokens(core, seq->slot), seq->generated_n * sizeof *hist);
+    memcpy(hist, request->tokens, request->token_n * sizeof *hist);
+    memcpy(hist + request->token_n, core_tokens(core, item->slot), seq->token_n * sizeof *hist);
+    seq->is_counted = true;
 }
 
-static void build_sample(struct core *core, const struct sched_item *item)
+static void build_sample(struct core *core, struct batch *batch, const struct sched_item *item)
 {
-    struct batch *batch = core->batch;
-    const struct sched_seq *seq = &core->sched.seqs[item->id];
     const struct request *request = core->seqs[item->id].request;
     const struct sampling *s = &request->sampling;
     ASSERT_CMP(batch->sample_n, <, batch->sample_max);
@@ -74,7 +78,7 @@ static void build_sample(struct core *core, const struct sched_item *item)
     *sample = (struct batch_sample){
         .row = batch->row_n - 1,
         .slot = item->slot,
-        .pos = seq->prompt_n + seq->generated_n,
+        .pos = item->pos + item->row_n,
         .temperature = s->temperature,
         .top_p = s->top_p,
         .min_p = s->min_p,
@@ -85,16 +89,14 @@ static void build_sample(struct core *core, const struct sched_item *item)
         .seed = s->seed,
         .top_logprobs = request->top_logprobs,
     };
-    build_biases(core, request, seq->generated_n, sample);
-    build_hist(core, request, seq, sample);
+    build_biases(batch, request, sample->pos - request->token_n, sample);
+    build_hist(core, batch, item, sample);
 }
 
 /* The prompt row at pos tells the probability of the prompt's next token, unless that has been
  * sent already (before a preemption). */
-static bool build_score(struct core *core, uint32_t id, uint32_t pos)
+static bool build_score(struct batch *batch, const struct seq *seq, uint32_t pos)
 {
-    struct batch *batch = core->batch;
-    const struct seq *seq = &core->seqs[id];
     const struct request *request = seq->request;
     if (request->prompt_logprobs < 0 || pos + 1 >= request->token_n || pos < seq->scored_n) {
         return false;
@@ -108,37 +110,46 @@ static bool build_score(struct core *core, uint32_t id, uint32_t pos)
     return true;
 }
 
-static void build_rows(struct core *core, uint32_t item_index)
+/* The token of a generated row. The newest one may not have been read yet; the rank knows it: it is
+ * what it sampled last for this slot, which the sequence has had since it started. */
+static void build_generated(const struct core *core, const struct sched_item *item,
+                            struct batch_row *row)
 {
-    struct batch *batch = core->batch;
-    const struct sched_item *item = &core->plan.items[item_index];
-    const struct sched_seq *seq = &core->sched.seqs[item->id];
-    const struct request *request = core->seqs[item->id].request;
-    uint32_t newest = seq->prompt_n + seq->generated_n - 1;
-    core->item_score_n[item_index] = 0;
+    const struct seq *seq = &core->seqs[item->id];
+    bool is_newest = item->is_sample && row->pos + 1 == item->pos + item->row_n;
+    if (is_newest) {
+        row->flags = BATCH_ROW_FROM_SLOT;
+    } else {
+        uint32_t index = row->pos - seq->request->token_n;
+        ASSERT_CMP(index, <, seq->token_n);
+        row->token = core_tokens(core, item->slot)[index];
+    }
+}
+
+static void build_rows(struct core *core, struct core_step *step, uint32_t item_index)
+{
+    struct batch *batch = step->batch;
+    const struct sched_item *item = &step->plan.items[item_index];
+    const struct seq *seq = &core->seqs[item->id];
+    step->item_score_n[item_index] = 0;
     for (uint32_t pos = item->pos; pos < item->pos + item->row_n; pos++) {
         struct batch_row row = {.slot = item->slot, .pos = pos};
         if (item->is_prompt) {
-            row.token = request->tokens[pos];
+            row.token = seq->request->tokens[pos];
             row.flags = BATCH_ROW_PROMPT;
-        } else if (pos == newest) {
-            /* The rank knows it: it is what it sampled last for this slot, which the sequence has
-             * had since it started. */
-            row.flags = BATCH_ROW_FROM_SLOT;
         } else {
-            row.token = core_tokens(core, item->slot)[pos - seq->prompt_n];
+            build_generated(core, item, &row);
         }
         ASSERT_CMP(batch->row_n, <, batch->row_max);
         batch_rows(batch)[batch->row_n++] = row;
-        if (item->is_prompt && build_score(core, item->id, pos)) {
-            core->item_score_n[item_index]++;
+        if (item->is_prompt && build_score(batch, seq, pos)) {
+            step->item_score_n[item_index]++;
         }
     }
 }
 
-static void build_seq(struct core *core, const struct sched_item *item)
+static void build_seq(struct core *core, struct batch *batch, const struct sched_item *item)
 {
-    struct batch *batch = core->batch;
     const uint32_t *table = sched_pages(&core->sched, item->id);
     uint32_t page_n = DIV_UP(item->pos + item->row_n, LIMIT_KV_PAGE);
     ASSERT_CMP(batch->seq_n, <, batch->seq_max);
@@ -170,13 +181,10 @@ static void build_sort(uint64_t *keys, uint32_t n)
 }
 
 /* Rows of one sequence into the segment of its version, which is opened when it changes. */
-static void build_seg_rows(struct core *core, uint32_t order, uint32_t version, uint32_t seq_index)
+static void build_seg_rows(struct batch *batch, uint32_t order, uint32_t version, float weight,
+                           const struct batch_seq *rows)
 {
-    struct batch *batch = core->batch;
     struct batch_seg *segs = batch_segs(batch);
-    const struct batch_seq *rows = &batch_seqs(batch)[seq_index];
-    uint32_t id = core->plan.items[seq_index].id;
-    float weight = core->seqs[id].request->adapters[order].weight;
     uint32_t last = batch->seg_n - 1;
     if (batch->seg_n == 0 || segs[last].order != order || segs[last].version != version) {
         last = batch->seg_n;
@@ -193,35 +201,38 @@ static void build_seg_rows(struct core *core, uint32_t order, uint32_t version, 
 }
 
 /* Segments sorted by (order, version); an adapter of weight 0 is in none. */
-static void build_segs(struct core *core)
+static void build_segs(struct core *core, const struct core_step *step)
 {
+    const struct sched_plan *plan = &step->plan;
     for (uint32_t order = 0; order < LIMIT_REQUEST_ADAPTERS; order++) {
         uint32_t n = 0;
-        for (uint32_t i = 0; i < core->plan.item_n; i++) {
-            const struct seq *seq = &core->seqs[core->plan.items[i].id];
+        for (uint32_t i = 0; i < plan->item_n; i++) {
+            const struct seq *seq = &core->seqs[plan->items[i].id];
             if (order < seq->request->adapter_n && seq->request->adapters[order].weight != 0) {
                 core->sort_keys[n++] = (uint64_t)seq->lease.version[order] << 32 | i;
             }
         }
         build_sort(core->sort_keys, n);
         for (uint32_t i = 0; i < n; i++) {
-            build_seg_rows(core, order, (uint32_t)(core->sort_keys[i] >> 32),
-                           (uint32_t)core->sort_keys[i]);
+            uint32_t index = (uint32_t)core->sort_keys[i];
+            const struct request *request = core->seqs[plan->items[index].id].request;
+            build_seg_rows(step->batch, order, (uint32_t)(core->sort_keys[i] >> 32),
+                           request->adapters[order].weight, &batch_seqs(step->batch)[index]);
         }
     }
 }
 
-void build_batch(struct core *core)
+void build_batch(struct core *core, struct core_step *step)
 {
-    batch_clear(core->batch);
-    core->batch->step = core->step;
-    for (uint32_t i = 0; i < core->plan.item_n; i++) {
-        const struct sched_item *item = &core->plan.items[i];
-        build_seq(core, item);
-        build_rows(core, i);
+    batch_clear(step->batch);
+    step->batch->step = core->step;
+    for (uint32_t i = 0; i < step->plan.item_n; i++) {
+        const struct sched_item *item = &step->plan.items[i];
+        build_seq(core, step->batch, item);
+        build_rows(core, step, i);
         if (item->is_sample) {
-            build_sample(core, item);
+            build_sample(core, step->batch, item);
         }
     }
-    build_segs(core);
+    build_segs(core, step);
 }

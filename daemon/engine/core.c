@@ -24,7 +24,8 @@ void core_batch_limits(const struct sched_config *sched, struct batch_limits *ou
         .seg_row_max = sched->row_max * LIMIT_REQUEST_ADAPTERS,
         .sample_max = sched->slot_n,
         .bias_max = sched->slot_n * bias_max,
-        .hist_max = sched->page_n * LIMIT_KV_PAGE, /* whatever samples has been fed into pages */
+        /* with a first sample the whole history, all of which was fed into pages */
+        .hist_max = sched->page_n * LIMIT_KV_PAGE,
         .score_max = sched->row_max,
     };
 }
@@ -35,6 +36,11 @@ uint32_t core_step_events(const struct sched_config *sched)
            + sched->row_max    /* EVENT_PROMPT_TOKEN */
            + 2 * sched->slot_n /* EVENT_TOKEN, EVENT_FINISHED */
            + 1;                /* EVENT_STEP_END */
+}
+
+uint32_t core_events_min(const struct sched_config *sched, uint32_t step_ahead)
+{
+    return (step_ahead + 2) * core_step_events(sched);
 }
 
 static uint32_t core_seq_max(const struct sched_config *sched)
@@ -54,13 +60,15 @@ size_t core_bytes(const struct core_config *config)
     size_t slot_n = sched->slot_n;
     size_t seq_max = core_seq_max(sched);
     core_batch_limits(sched, &limits);
-    return sizeof(struct core) + sched_bytes(sched) /* scheduler */
-           + batch_bytes(&limits)                   /* the batch */
-           + core_result_n(&limits) * sizeof(struct batch_token) +
-           slot_n * (sizeof(struct sched_item) + 4 * sizeof(uint32_t)) /* plan, sort keys */
-           + slot_n * config->context_max * sizeof(uint32_t)           /* generated tokens */
-           + seq_max * (sizeof(struct seq) + 2 * sizeof(uint32_t))     /* sequences */
-           + seq_max * 4 * sizeof(struct keymap_entry);                /* keys */
+    size_t step = sizeof(struct core_step) + batch_bytes(&limits)       /* one step: batch, */
+                  + core_result_n(&limits) * sizeof(struct batch_token) /* results, plan */
+                  + slot_n * (sizeof(struct sched_item) + 3 * sizeof(uint32_t));
+    return sizeof(struct core) + sched_bytes(sched)                /* scheduler */
+           + (config->step_ahead + 1) * step                       /* steps under way */
+           + slot_n * sizeof(uint64_t)                             /* sort keys */
+           + slot_n * config->context_max * sizeof(uint32_t)       /* generated tokens */
+           + seq_max * (sizeof(struct seq) + 2 * sizeof(uint32_t)) /* sequences */
+           + seq_max * 4 * sizeof(struct keymap_entry);            /* keys */
 }
 
 static bool core_submit(void *arg, struct prepare_job *job)
@@ -80,6 +88,18 @@ static bool core_submit(void *arg, struct prepare_job *job)
     return true;
 }
 
+static void core_alloc_step(struct core_step *step, const struct sched_config *sched,
+                            const struct batch_limits *limits)
+{
+    step->plan.items = mem_zalloc_n(sched->slot_n, sizeof *step->plan.items);
+    step->plan.started = mem_zalloc_n(sched->slot_n, sizeof *step->plan.started);
+    step->plan.preempted = mem_zalloc_n(sched->slot_n, sizeof *step->plan.preempted);
+    step->item_score_n = mem_zalloc_n(sched->slot_n, sizeof *step->item_score_n);
+    step->batch = mem_zalloc(batch_bytes(limits));
+    batch_init(step->batch, limits);
+    step->results = mem_zalloc_n(core_result_n(limits), sizeof *step->results);
+}
+
 static void core_alloc(struct core *core)
 {
     const struct sched_config *sched = &core->config.sched;
@@ -88,14 +108,11 @@ static void core_alloc(struct core *core)
     core->seq_max = core_seq_max(sched);
     core->sched_memory = mem_alloc(sched_bytes(sched));
     sched_init(&core->sched, sched, core->sched_memory);
-    core->plan.items = mem_zalloc_n(sched->slot_n, sizeof *core->plan.items);
-    core->plan.started = mem_zalloc_n(sched->slot_n, sizeof *core->plan.started);
-    core->plan.preempted = mem_zalloc_n(sched->slot_n, sizeof *core->plan.preempted);
-    core->item_score_n = mem_zalloc_n(sched->slot_n, sizeof *core->item_score_n);
+    core->steps = mem_zalloc_n(core->config.step_ahead + 1, sizeof *core->steps);
+    for (uint32_t i = 0; i <= core->config.step_ahead; i++) {
+        core_alloc_step(&core->steps[i], sched, &limits);
+    }
     core->sort_keys = mem_zalloc_n(sched->slot_n, sizeof *core->sort_keys);
-    core->batch = mem_zalloc(batch_bytes(&limits));
-    batch_init(core->batch, &limits);
-    core->results = mem_zalloc_n(core_result_n(&limits), sizeof *core->results);
     core->seqs = mem_zalloc_n(core->seq_max, sizeof *core->seqs);
     core->held_ids = mem_zalloc_n(core->seq_max, sizeof *core->held_ids);
     core->ending_ids = mem_zalloc_n(core->seq_max, sizeof *core->ending_ids);
@@ -104,10 +121,10 @@ static void core_alloc(struct core *core)
 
 int core_new(const struct core_config *config, struct core **out, struct err *err)
 {
-    uint32_t events_min = 2 * core_step_events(&config->sched);
+    uint32_t events_min = core_events_min(&config->sched, config->step_ahead);
     uint32_t events = config->ports->events.mask + 1;
     if (events < events_min) {
-        return err_set(err, ERR_INTERNAL, "the ring of events has %u records, a step needs %u",
+        return err_set(err, ERR_INTERNAL, "the ring of events has %u records, steps need %u",
                        events, events_min);
     }
     struct core *core = mem_zalloc(sizeof *core);
@@ -144,13 +161,17 @@ void core_free(struct core *core)
     mem_free(core->ending_ids);
     mem_free(core->held_ids);
     mem_free(core->seqs);
-    mem_free(core->results);
-    mem_free(core->batch);
     mem_free(core->sort_keys);
-    mem_free(core->item_score_n);
-    mem_free(core->plan.preempted);
-    mem_free(core->plan.started);
-    mem_free(core->plan.items);
+    for (uint32_t i = 0; i <= core->config.step_ahead; i++) {
+        struct core_step *step = &core->steps[i];
+        mem_free(step->results);
+        mem_free(step->batch);
+        mem_free(step->item_score_n);
+        mem_free(step->plan.preempted);
+        mem_free(step->plan.started);
+        mem_free(step->plan.items);
+    }
+    mem_free(core->steps);
     mem_free(core->sched_memory);
     mem_free(core);
 }
@@ -167,27 +188,24 @@ const struct sched *core_sched(const struct core *core)
 
 /* The records that belong to one item of the plan are taken from these two as items go by. */
 struct core_results {
+    uint64_t step;
     const struct batch_token *sample;
     const struct batch_token *score;
 };
 
-static void core_tell_token(struct core *core, enum event_type type, struct request *request,
-                            int32_t top_logprobs, const struct batch_token *result)
+/* Fills and sends a token's event; what it says of a request is the caller's. */
+static void core_tell_token(struct core *core, struct event *event, int32_t top_logprobs,
+                            const struct batch_token *result)
 {
-    struct event event = {
-        .type = type,
-        .step = core->step,
-        .request = request,
-        .token = {result->token, 0},
-    };
+    event->token.token = result->token;
     if (top_logprobs >= 0) {
-        event.token.logprob = result->logprob;
-        event.top_n = MIN(result->top_n, (uint32_t)top_logprobs);
+        event->token.logprob = result->logprob;
+        event->top_n = MIN(result->top_n, (uint32_t)top_logprobs);
     }
-    for (uint32_t i = 0; i < event.top_n; i++) {
-        event.top[i] = (struct token_logprob){result->top_tokens[i], result->top_logprobs[i]};
+    for (uint32_t i = 0; i < event->top_n; i++) {
+        event->top[i] = (struct token_logprob){result->top_tokens[i], result->top_logprobs[i]};
     }
-    life_emit(core, &event);
+    life_emit(core, event);
 }
 
 static bool core_has_token(const uint32_t *tokens, uint32_t n, uint32_t token)
@@ -201,79 +219,94 @@ static bool core_has_token(const uint32_t *tokens, uint32_t n, uint32_t token)
 }
 
 /* A sequence's new token: remembered, told, and looked at for an end. */
-static void core_take_token(struct core *core, uint32_t id, const struct batch_token *result)
+static void core_take_token(struct core *core, uint32_t id, const struct batch_token *result,
+                            uint64_t step)
 {
     struct seq *seq = &core->seqs[id];
     struct request *request = seq->request;
-    const struct sched_seq *state = &core->sched.seqs[id];
-    core_tokens(core, state->slot)[state->generated_n] = result->token;
-    sched_append(&core->sched, id);
+    struct event event = {.type = EVENT_TOKEN, .step = step, .request = request};
+    ASSERT_CMP(seq->token_n, <, core->sched.seqs[id].generated_n);
+    core_tokens(core, core->sched.seqs[id].slot)[seq->token_n++] = result->token;
     seq->last_token_ns = core->now_ns;
-    if (state->generated_n == 1) {
+    if (seq->token_n == 1) {
         seq->first_token_ns = core->now_ns;
     }
-    core_tell_token(core, EVENT_TOKEN, request, request->top_logprobs, result);
+    core_tell_token(core, &event, request->top_logprobs, result);
     if (core_has_token(request->eos_tokens, request->eos_n, result->token)) {
         life_finish(core, id, FINISH_EOS);
     } else if (core_has_token(request->stop_tokens, request->stop_n, result->token)) {
         life_finish(core, id, FINISH_STOP_TOKEN);
-    } else if (state->generated_n == request->max_tokens) {
+    } else if (seq->token_n == request->max_tokens) {
         life_finish(core, id, FINISH_LENGTH);
     }
 }
 
-static void core_take_item(struct core *core, uint32_t item_index, struct core_results *at)
+static void core_take_item(struct core *core, const struct core_step *step, uint32_t item_index,
+                           struct core_results *at)
 {
-    const struct sched_item *item = &core->plan.items[item_index];
+    const struct sched_item *item = &step->plan.items[item_index];
     struct seq *seq = &core->seqs[item->id];
     struct request *request = seq->request;
-    uint32_t score_n = core->item_score_n[item_index];
+    uint32_t score_n = step->item_score_n[item_index];
     const struct batch_token *scores = at->score;
     const struct batch_token *sample = at->sample;
     at->score += score_n;
     at->sample += item->is_sample ? 1 : 0;
-    seq->is_in_step = false;
+    if (!request) {
+        return; /* all was told when this step was still ahead */
+    }
     request->stats.step_n++;
     if (seq->ending != ENDING_NONE) {
         return; /* cancelled or the like while the step ran: nothing more is told */
     }
     for (uint32_t i = 0; i < score_n; i++) {
-        core_tell_token(core, EVENT_PROMPT_TOKEN, request, request->prompt_logprobs, &scores[i]);
+        struct event event = {.type = EVENT_PROMPT_TOKEN, .step = at->step, .request = request};
+        core_tell_token(core, &event, request->prompt_logprobs, &scores[i]);
     }
     seq->scored_n += score_n;
     if (item->is_sample) {
-        core_take_token(core, item->id, sample);
+        core_take_token(core, item->id, sample, at->step);
     }
 }
 
-static void core_device_lost(struct core *core, int code)
+static void core_device_lost(struct core *core, int code, uint64_t step)
 {
     struct err err;
     core->is_lost = true;
-    for (uint32_t i = 0; i < core->plan.item_n; i++) {
-        core->seqs[core->plan.items[i].id].is_in_step = false;
-    }
-    err_set(&err, code, "the device failed in step %llu", (unsigned long long)core->step);
+    err_set(&err, code, "the device failed in step %llu", (unsigned long long)step);
     life_fail_all(core, code, err.text);
     core->config.on_device_lost(core->config.on_device_lost_arg, &err);
 }
 
+/* The oldest unread step's result. After a loss there is nothing to take from it, but what it names
+ * is free now. */
+static void core_take_step(struct core *core, struct core_step *step,
+                           const struct rank_result *result)
+{
+    ASSERT_CMP(result->step, ==, step->batch->step);
+    core->step_first = (core->step_first + 1) % (core->config.step_ahead + 1);
+    core->step_n--;
+    core->event_reserve -= step->event_reserve;
+    sched_read(&core->sched, &step->plan);
+    if (core->is_lost) {
+        return;
+    }
+    if (result->code) {
+        core_device_lost(core, result->code, result->step);
+        return;
+    }
+    struct core_results at = {result->step, step->results, step->results + step->batch->sample_n};
+    for (uint32_t i = 0; i < step->plan.item_n; i++) {
+        core_take_item(core, step, i, &at);
+    }
+}
+
 static void core_receive(struct core *core)
 {
+    const struct link *link = &core->config.link;
     struct rank_result result;
-    if (!core->is_step_running || !core->config.link.receive(core->config.link.arg, &result)) {
-        return;
-    }
-    ASSERT_CMP(result.step, ==, core->step);
-    core->is_step_running = false;
-    core->event_reserve = 0;
-    if (result.code) {
-        core_device_lost(core, result.code);
-        return;
-    }
-    struct core_results at = {core->results, core->results + core->batch->sample_n};
-    for (uint32_t i = 0; i < core->plan.item_n; i++) {
-        core_take_item(core, i, &at);
+    while (core->step_n > 0 && link->receive(link->arg, &result)) {
+        core_take_step(core, &core->steps[core->step_first], &result);
     }
 }
 
@@ -383,50 +416,54 @@ static void core_send(struct core *core, const struct rank_cmd *cmd)
     core->config.link.send(core->config.link.arg, cmd);
 }
 
-static void core_send_step(struct core *core)
+static void core_send_step(struct core *core, struct core_step *step)
 {
     struct rank_cmd change = {.type = RANK_SET_VERSION};
     while (registry_next_change(core->registry, &change.version, &change.block_dev)) {
         core_send(core, &change);
     }
-    build_batch(core);
-    for (uint32_t i = 0; i < core->plan.item_n; i++) {
-        core->seqs[core->plan.items[i].id].is_in_step = true;
-    }
-    core->event_reserve = core->batch->score_n + 2 * core->batch->sample_n + 1;
-    core->is_step_running = true;
+    build_batch(core, step);
+    step->event_reserve = step->batch->score_n + 2 * step->batch->sample_n + 1;
+    core->event_reserve += step->event_reserve;
+    core->step_n++;
     core_send(core,
-              &(struct rank_cmd){.type = RANK_STEP, .batch = core->batch, .tokens = core->results});
+              &(struct rank_cmd){.type = RANK_STEP, .batch = step->batch, .tokens = step->results});
 }
 
-static void core_try_step(struct core *core)
+/* True when a step was sent: there may be work for another one. */
+static bool core_try_step(struct core *core)
 {
+    uint32_t depth = core->config.step_ahead + 1;
     bool has_work = core->sched.running.n + core->sched.waiting.n > 0;
-    if (core->is_step_running || core->is_lost || !has_work) {
-        return;
+    if (core->step_n == depth || core->is_lost || !has_work) {
+        return false;
     }
-    if (core->ending_n > 0 || life_room(core) < core_step_events(&core->config.sched)) {
+    if (core->is_end_blocked || life_room(core) < core_step_events(&core->config.sched)) {
         core->is_blocked = true; /* what is marked to end waits for room, too */
-        return;
+        return false;
     }
-    sched_step(&core->sched, &core->plan);
-    for (uint32_t i = 0; i < core->plan.preempted_n; i++) {
-        core->seqs[core->plan.preempted[i]].request->stats.preempt_n++;
+    struct core_step *step = &core->steps[(core->step_first + core->step_n) % depth];
+    sched_step(&core->sched, &step->plan);
+    for (uint32_t i = 0; i < step->plan.preempted_n; i++) {
+        struct seq *seq = &core->seqs[step->plan.preempted[i]];
+        seq->request->stats.preempt_n++;
+        seq->is_counted = false;
     }
-    if (core->plan.row_n == 0) {
-        return; /* all that could run is parked */
+    if (step->plan.row_n == 0) {
+        return false; /* all that could run is parked, or waits for an unread step */
     }
     core->step++;
-    for (uint32_t i = 0; i < core->plan.started_n; i++) {
-        life_started(core, core->plan.started[i]);
+    for (uint32_t i = 0; i < step->plan.started_n; i++) {
+        life_started(core, step->plan.started[i]);
     }
-    core_send_step(core);
+    core_send_step(core, step);
+    return true;
 }
 
 /* Nothing runs and nothing is on its way, in this room or to the workers. */
 static bool core_is_empty(const struct core *core)
 {
-    return sched_live_n(&core->sched) == 0 && !core->is_step_running && core->op_n == 0 &&
+    return sched_live_n(&core->sched) == 0 && core->step_n == 0 && core->op_n == 0 &&
            registry_job_n(core->registry) == 0;
 }
 
@@ -456,7 +493,10 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     life_end_marked(core); /* before the registry's turn: it may wait for the pins */
     bool is_busy = core_turn_registry(core);
     is_busy = life_end_marked(core) || is_busy;
-    core_try_step(core);
+    bool is_sent = true;
+    while (is_sent) {
+        is_sent = core_try_step(core);
+    }
     core_end_turn(core, is_busy || is_more);
     out->is_busy = (is_more || is_busy) && !core->is_blocked;
     out->is_done =

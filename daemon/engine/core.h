@@ -3,9 +3,10 @@
  * code.
  *
  * A turn takes results from the rank, messages from the inboxes and prepared adapters from the
- * registry, ends what must end, and sends the next step. Events go out while there is room: before
- * a step is planned the ring must hold all that it may cause, and nothing else may use that room.
- * Nothing is allocated after core_new. */
+ * registry, ends what must end, and sends the next steps: as many as the rank takes before it has
+ * answered the first. Events go out while there is room: before a step is planned the ring must
+ * hold all that it may cause, and nothing else may use that room. Nothing is allocated after
+ * core_new. */
 #ifndef ENGINE_CORE_H
 #define ENGINE_CORE_H
 
@@ -26,8 +27,9 @@ struct core_config {
     struct link link;
     struct registry_config registry; /* submit and arg are the core's to set */
     struct sched_config sched;
-    uint32_t context_max;                                     /* no request has more positions */
-    const char *fingerprint;                                  /* of the base model; borrowed */
+    uint32_t step_ahead;     /* steps sent before the result of one is read; kern->step_ahead */
+    uint32_t context_max;    /* no request has more positions */
+    const char *fingerprint; /* of the base model; borrowed */
     void (*on_device_lost)(void *arg, const struct err *err); /* once; the engine thread */
     void *on_device_lost_arg;
 };
@@ -42,8 +44,12 @@ struct core_turn {
 /* Capacities of the batches that a core builds. */
 void core_batch_limits(const struct sched_config *sched, struct batch_limits *out);
 
-/* Events that one step may cause; the ring must hold at least twice as many. */
+/* Events that one step may cause. */
 uint32_t core_step_events(const struct sched_config *sched);
+
+/* Records that the ring of events must have: those of every step under way, and as many for what
+ * nobody has taken yet. */
+uint32_t core_events_min(const struct sched_config *sched, uint32_t step_ahead);
 
 /* Bytes that core_new takes. */
 size_t core_bytes(const struct core_config *config);

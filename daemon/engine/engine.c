@@ -41,6 +41,7 @@ static int engine_open(struct engine *engine, const struct engine_config *config
                      .copy_bytes_max = ENGINE_COPY_BYTES,
                      .rank_max = plan->open.rank_max},
         .sched = plan->sched,
+        .step_ahead = plan->step_ahead,
         .context_max = plan->context_max,
         .fingerprint = model->fingerprint,
         .on_device_lost = config->on_device_lost,

@@ -1,6 +1,7 @@
 /* A request's life: arrival, waiting for adapters, start, end. Whatever ends a sequence only marks
- * it; life_end_marked does the rest once no step has it and the ring has room, so there is one
- * place where pages, slots, pins and requests go back. */
+ * it; life_end_marked does the rest, so there is one place where pages, slots, pins and requests go
+ * back. The last event waits for room and for the running step, but not for a step sent ahead of
+ * it; what a step names waits until none that was sent names it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -171,6 +172,7 @@ void life_started(struct core *core, uint32_t id)
 static void life_mark(struct core *core, uint32_t id, enum ending ending)
 {
     core->seqs[id].ending = ending;
+    sched_stop(&core->sched, id);
     ASSERT_CMP(core->ending_n, <, core->seq_max);
     core->ending_ids[core->ending_n++] = id;
 }
@@ -244,8 +246,8 @@ void life_check_deadlines(struct core *core)
             life_fail(core, id, ERR_SLOW_CONSUMER, text);
             continue;
         }
-        snprintf(text, sizeof text, "the deadline passed after %u of %u tokens",
-                 core->sched.seqs[id].generated_n, seq->request->max_tokens);
+        snprintf(text, sizeof text, "the deadline passed after %u of %u tokens", seq->token_n,
+                 seq->request->max_tokens);
         life_fail(core, id, ERR_DEADLINE_EXCEEDED, text);
     }
 }
@@ -255,7 +257,7 @@ static void life_fill_stats(const struct core *core, uint32_t id)
     const struct seq *seq = &core->seqs[id];
     struct request_stats *stats = &seq->request->stats;
     int64_t arrival_ns = seq->request->arrival_ns;
-    stats->token_n = core->sched.seqs[id].generated_n;
+    stats->token_n = seq->token_n;
     if (seq->held_ns == 0) {
         stats->adapter_load_ns = core->now_ns - seq->accepted_ns;
         stats->queue_ns = seq->accepted_ns - arrival_ns;
@@ -282,7 +284,8 @@ static void life_unhold(struct core *core, uint32_t id)
     }
 }
 
-static void life_end(struct core *core, uint32_t id)
+/* The last event: the request goes back. */
+static void life_tell_end(struct core *core, uint32_t id)
 {
     struct seq *seq = &core->seqs[id];
     struct request *request = seq->request;
@@ -292,14 +295,21 @@ static void life_end(struct core *core, uint32_t id)
         life_unhold(core, id);
     }
     keymap_remove(&core->keys, request->key);
-    registry_release(core->registry, &seq->lease, core->now_ns);
-    sched_remove(&core->sched, id);
+    seq->request = NULL;
     life_emit(core, &(struct event){
                         .type = is_failed ? EVENT_FAILED : EVENT_FINISHED,
                         .reason = seq->reason,
                         .step = core->step,
                         .request = request,
                     });
+}
+
+/* Everything that steps name by it is free again. */
+static void life_end(struct core *core, uint32_t id)
+{
+    struct seq *seq = &core->seqs[id];
+    registry_release(core->registry, &seq->lease, core->now_ns);
+    sched_remove(&core->sched, id);
     *seq = (struct seq){0};
 }
 
@@ -307,16 +317,25 @@ bool life_end_marked(struct core *core)
 {
     uint32_t kept_n = 0;
     uint32_t marked_n = core->ending_n;
+    core->is_end_blocked = false;
     for (uint32_t i = 0; i < core->ending_n; i++) {
         uint32_t id = core->ending_ids[i];
+        const struct seq *seq = &core->seqs[id];
+        uint32_t unread_n = core->sched.seqs[id].unread_n;
         bool has_room = life_room(core) > 0;
-        if (core->seqs[id].is_in_step || !has_room) {
-            core->is_blocked = core->is_blocked || !has_room;
-            core->ending_ids[kept_n++] = id;
-        } else {
+        bool is_told = seq->request == NULL;
+        core->is_end_blocked = core->is_end_blocked || (!is_told && !has_room);
+        if (!is_told && has_room && unread_n <= core->config.step_ahead) {
+            life_tell_end(core, id);
+            is_told = true;
+        }
+        if (is_told && unread_n == 0) {
             life_end(core, id);
+        } else {
+            core->ending_ids[kept_n++] = id;
         }
     }
+    core->is_blocked = core->is_blocked || core->is_end_blocked;
     core->ending_n = kept_n;
     return kept_n < marked_n;
 }

@@ -2,7 +2,9 @@
  *
  * Two implementations exist: the rank thread's rings (rank.h) and the simulation's fake. The batch
  * that a RANK_STEP names stays unchanged until its result has come back; a link to another process
- * would send its `bytes` bytes, which is why a batch has no pointers. One step runs at a time. */
+ * would send its `bytes` bytes, which is why a batch has no pointers. At most step_ahead + 1 steps
+ * (core_config) are on their way and not answered; answers come in the steps' order. A step means
+ * the versions that were set before it was sent, whatever is set before it has run. */
 #ifndef ENGINE_LINK_H
 #define ENGINE_LINK_H
 
@@ -32,7 +34,8 @@ struct rank_result {
 };
 
 struct link {
-    /* Never full: it holds a change of every version slot, a step and a quit. */
+    /* Never full: it holds a change of every version slot and a step, as often as steps may be on
+     * their way, and a quit. */
     void (*send)(void *arg, const struct rank_cmd *cmd);
     /* False when no result has come yet. */
     bool (*receive)(void *arg, struct rank_result *out);

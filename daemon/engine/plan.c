@@ -82,6 +82,7 @@ static int plan_kv(const struct plan_want *want, uint64_t rest, struct engine_pl
         .layer_n = desc->kv_layer_n,
         .kv_head_n = desc->kv_head_n,
         .head_dim = desc->head_dim,
+        .head_n = desc->head_n,
     };
     uint64_t each = page_bytes(want, &plan->kv);
     /* Without a wish at least one page: if that is too much, the sum says so. */
@@ -107,13 +108,16 @@ static void plan_open(const struct plan_want *want, struct engine_plan *plan)
         .slot_max = plan->sched.slot_n,
         .version_max = LIMIT_VERSIONS,
         .rank_max = PLAN_RANKS,
+        .seq_page_max = plan->sched.seq_page_max,
+        .can_replay = true,
     };
     model_kern_limits(want->desc, &plan->open);
 }
 
 static uint64_t engine_need(const struct engine_plan *plan)
 {
-    struct core_config config = {.sched = plan->sched, .context_max = plan->context_max};
+    struct core_config config = {
+        .sched = plan->sched, .step_ahead = plan->step_ahead, .context_max = plan->context_max};
     return core_bytes(&config);
 }
 
@@ -151,6 +155,7 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
         .sched = {.slot_n = want->sequence_n,
                   .queue_n = LIMIT_QUEUE,
                   .row_max = MIN(want->sequence_n + PLAN_PROMPT_ROWS, LIMIT_STEP_ROWS)},
+        .step_ahead = want->kern->step_ahead,
     };
     uint64_t rest = out->available > weights ? out->available - weights : 0;
     ASSERT(want->sequence_n >= 1 && want->sequence_n <= LIMIT_SEQUENCES);
@@ -174,7 +179,7 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
 
 uint32_t engine_event_slots(const struct engine_plan *plan)
 {
-    uint32_t want = 2 * core_step_events(&plan->sched);
+    uint32_t want = core_events_min(&plan->sched, plan->step_ahead);
     uint32_t n = 1;
     while (n < want) {
         n *= 2;

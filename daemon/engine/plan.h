@@ -35,6 +35,7 @@ struct plan_line {
 
 struct engine_plan {
     struct sched_config sched;
+    uint32_t step_ahead; /* the backend's */
     uint32_t context_max;
     struct kern_kv kv;
     struct kern_open open; /* isa, is_stand_in and thread_n are main's to set */

@@ -154,6 +154,10 @@ void model_kern_limits(const struct model_desc *desc, struct kern_open *args)
     uint32_t kv = desc->kv_head_n * desc->head_dim;
     args->k_max = MAX(desc->hidden, MAX(q, desc->ffn));
     args->n_max = MAX(desc->hidden, MAX(q + 2 * kv, 2 * desc->ffn));
+    args->nk_max =
+        MAX((uint64_t)desc->vocab_n * desc->hidden,
+            MAX((uint64_t)(q + 2 * kv) * desc->hidden,
+                MAX(2 * (uint64_t)desc->ffn * desc->hidden, (uint64_t)q * desc->hidden)));
     args->vocab_n = desc->vocab_n;
 }
 

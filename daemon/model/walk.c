@@ -52,6 +52,7 @@ WALK_SAME(batch_sample, kern_sample_row, presence_penalty);
 WALK_SAME(batch_sample, kern_sample_row, frequency_penalty);
 WALK_SAME(batch_sample, kern_sample_row, seed);
 WALK_SAME(batch_sample, kern_sample_row, top_logprobs);
+WALK_SAME(batch_sample, kern_sample_row, flags);
 WALK_SAME(batch_sample, kern_sample_row, bias_first);
 WALK_SAME(batch_sample, kern_sample_row, bias_n);
 WALK_SAME(batch_sample, kern_sample_row, hist_first);
@@ -190,12 +191,13 @@ static void walk_layers(const struct walk *walk)
     walk_join(walk, 1, model->final_norm);
 }
 
-/* Scores first: both use the logits, and those of the samples then stay to be looked at. */
-static void walk_results(const struct walk *walk, const struct batch *batch)
+/* Scores first: both use the logits, and those of the samples then stay to be looked at. Score and
+ * sample write where the step's results stand, whichever part of the step has them. */
+static void walk_results(const struct walk *walk, const struct kern_part *part, uint32_t sample_n)
 {
     const struct model *model = walk->model;
     const struct model_desc *desc = &model->desc;
-    if (batch->score_n > 0) {
+    if (part->score_n > 0) {
         model->kern->score(model->dev, &(struct kern_score){
                                            .x = walk->x,
                                            .w = model->head,
@@ -203,10 +205,10 @@ static void walk_results(const struct walk *walk, const struct batch *batch)
                                            .hidden = desc->hidden,
                                            .logits = walk->logits,
                                            .logit_rows = walk_logit_rows(walk),
-                                           .out = walk->tokens + batch->sample_n,
+                                           .out = walk->tokens + sample_n,
                                        });
     }
-    if (batch->sample_n > 0) {
+    if (part->sample_n > 0) {
         model->kern->head(model->dev, &(struct kern_head){
                                           .x = walk->x,
                                           .w = model->head,
@@ -222,23 +224,30 @@ static void walk_results(const struct walk *walk, const struct batch *batch)
     }
 }
 
-int walk_step(struct walk *walk, const struct batch *batch, struct batch_token *out)
+void walk_submit(struct walk *walk, const struct batch *batch)
 {
     const struct model *model = walk->model;
     struct kern_step step = walk_view(walk, batch);
-    uint32_t result_n = batch->sample_n + batch->score_n;
+    struct kern_part part;
     ASSERT_CMP(batch->row_n, <=, walk->row_max);
     ASSERT_CMP(batch->sample_n, <=, walk->sample_max);
     ASSERT_CMP(batch->score_n, <=, walk->score_max);
     model->kern->begin_step(model->dev, &step);
-    walk_layers(walk);
-    walk_results(walk, batch);
-    int rc = model->kern->end_step(model->dev);
-    if (rc) {
-        return rc;
+    while (model->kern->next_part(model->dev, &part)) {
+        walk_layers(walk);
+        walk_results(walk, &part, batch->sample_n);
     }
-    if (result_n > 0) {
-        model->kern->get(model->dev, out, walk->tokens, result_n * sizeof *out);
-    }
-    return 0;
+    model->kern->end_step(model->dev, walk->tokens, batch->sample_n + batch->score_n);
+}
+
+int walk_read(struct walk *walk, struct batch_token *out, bool is_waiting)
+{
+    const struct model *model = walk->model;
+    return model->kern->read_step(model->dev, (struct kern_token *)out, is_waiting);
+}
+
+int walk_step(struct walk *walk, const struct batch *batch, struct batch_token *out)
+{
+    walk_submit(walk, batch);
+    return walk_read(walk, out, true);
 }

@@ -4,6 +4,7 @@
 #ifndef MODEL_WALK_H
 #define MODEL_WALK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,8 +29,15 @@ size_t walk_bytes(const struct model *model, uint32_t row_max, uint32_t sample_m
 int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
               uint32_t score_max, struct err *err);
 
-/* Runs one step and writes sample_n + score_n records to out (host). Returns 0 or
- * ERR_DEVICE_FAILURE. Allocates nothing. */
+/* Hands one step to the device; it may still run on return. The batch is not used any more. At most
+ * kern->step_ahead + 1 steps are submitted and not read. Allocates nothing. */
+void walk_submit(struct walk *walk, const struct batch *batch);
+
+/* Takes the oldest submitted step's sample_n + score_n records into out (host): 0, or 1 when it has
+ * not ended yet (is_waiting: waits for it instead), or ERR_DEVICE_FAILURE. */
+int walk_read(struct walk *walk, struct batch_token *out, bool is_waiting);
+
+/* Both: runs one step. Returns 0 or ERR_DEVICE_FAILURE. */
 int walk_step(struct walk *walk, const struct batch *batch, struct batch_token *out);
 
 #endif

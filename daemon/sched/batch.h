@@ -52,7 +52,12 @@ struct batch_seg_row {
     float weight; /* never 0 */
 };
 
-/* A row whose next token is wanted. */
+enum batch_sample_flags {
+    BATCH_SAMPLE_FRESH = 1, /* the slot's counts begin anew, with hist */
+};
+
+/* A row whose next token is wanted. While a penalty is on, the rank counts the tokens of the slot:
+ * hist travels once, with the first sample of a sequence in its slot. */
 struct batch_sample {
     uint32_t row;
     uint32_t slot; /* the token becomes the slot's last token */
@@ -66,9 +71,10 @@ struct batch_sample {
     float frequency_penalty;
     uint64_t seed;
     int32_t top_logprobs; /* -1 none */
+    uint32_t flags;       /* enum batch_sample_flags */
     uint32_t bias_first;  /* into biases */
     uint32_t bias_n;
-    uint32_t hist_first; /* into hist: the sequence so far, only when a penalty is on */
+    uint32_t hist_first; /* into hist: the sequence so far, with BATCH_SAMPLE_FRESH only */
     uint32_t hist_n;
     uint32_t hist_prompt_n; /* the first so many of them are prompt tokens */
 };

@@ -1,11 +1,12 @@
-/* A stack of free indices and a count of holders for each page. */
+/* A stack of free indices; for each page a count of holders and the forms of its rows. */
 #include "sched/pages.h"
 
 #include "base/base.h"
 
 size_t pages_bytes(uint32_t page_n)
 {
-    return (size_t)page_n * 2 * sizeof(uint32_t); /* free_ids and refs */
+    return (size_t)page_n * 2 * sizeof(uint32_t) /* free_ids and refs */
+           + page_n;                             /* forms */
 }
 
 void pages_init(struct pages *pages, uint32_t page_n, void *memory)
@@ -14,9 +15,11 @@ void pages_init(struct pages *pages, uint32_t page_n, void *memory)
     pages->free_n = page_n;
     pages->free_ids = memory;
     pages->refs = pages->free_ids + page_n;
+    pages->forms = (uint8_t *)(pages->refs + page_n);
     for (uint32_t i = 0; i < page_n; i++) {
         pages->free_ids[i] = page_n - 1 - i; /* page 0 is handed out first */
         pages->refs[i] = 0;
+        pages->forms[i] = 0;
     }
 }
 
@@ -32,10 +35,18 @@ bool pages_take(struct pages *pages, uint32_t *out_page)
     return true;
 }
 
+void pages_mark(struct pages *pages, uint32_t page, enum page_forms form)
+{
+    ASSERT_CMP(page, <, pages->page_n);
+    ASSERT_CMP(pages->refs[page], ==, 1);
+    pages->forms[page] |= (uint8_t)form;
+}
+
 void pages_share(struct pages *pages, uint32_t page)
 {
     ASSERT_CMP(page, <, pages->page_n);
     ASSERT_CMP(pages->refs[page], >, 0);
+    ASSERT((pages->forms[page] & PAGE_GENERATED) == 0);
     pages->refs[page]++;
 }
 
@@ -44,6 +55,7 @@ void pages_drop(struct pages *pages, uint32_t page)
     ASSERT_CMP(page, <, pages->page_n);
     ASSERT_CMP(pages->refs[page], >, 0);
     if (--pages->refs[page] == 0) {
+        pages->forms[page] = 0;
         pages->free_ids[pages->free_n++] = page;
     }
 }

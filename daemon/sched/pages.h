@@ -1,7 +1,10 @@
 /* Pages: the indices of the KV cache's pages, reference-counted. The bytes are the rank's.
  *
  * A page is free while nobody holds it. Whoever takes a page holds it once; sharing adds a holder,
- * dropping removes one. Which page is handed out next depends on the calls so far only. */
+ * dropping removes one. Which page is handed out next depends on the calls so far only.
+ *
+ * A page remembers which form of rows was planned into it. On a backend where the two forms differ
+ * in their last bits, only what prompt rows alone have written may serve another sequence. */
 #ifndef SCHED_PAGES_H
 #define SCHED_PAGES_H
 
@@ -9,11 +12,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum page_forms {
+    PAGE_PROMPT = 1,    /* prompt rows were written into it */
+    PAGE_GENERATED = 2, /* generated rows were */
+};
+
 struct pages {
     uint32_t page_n;
     uint32_t free_n;
     uint32_t *free_ids; /* [page_n], a stack */
     uint32_t *refs;     /* [page_n] */
+    uint8_t *forms;     /* [page_n]: enum page_forms, 0 while free */
 };
 
 size_t pages_bytes(uint32_t page_n);
@@ -24,7 +33,10 @@ void pages_init(struct pages *pages, uint32_t page_n, void *memory);
 /* Takes a free page; false when there is none. */
 bool pages_take(struct pages *pages, uint32_t *out_page);
 
-/* One more holder of a page that somebody holds. */
+/* Rows of this form are going to be written into a page that one sequence holds. */
+void pages_mark(struct pages *pages, uint32_t page, enum page_forms form);
+
+/* One more holder of a page that somebody holds, and that no generated row was written into. */
 void pages_share(struct pages *pages, uint32_t page);
 
 /* One holder less; the last one frees the page. */

@@ -13,7 +13,8 @@ bool policy_is_before(const struct sched_seq *a, const struct sched_seq *b)
  * who waits for a slot gets it sooner by holding them up. */
 static bool policy_may_start(const struct sched *sched, const struct sched_seq *seq)
 {
-    return !seq->is_parked && (seq->slot != SCHED_NONE || sched->free_slot_n > 0);
+    return !seq->is_parked && !seq->is_stopped &&
+           (seq->slot != SCHED_NONE || sched->free_slot_n > 0);
 }
 
 uint32_t policy_next(const struct sched *sched)
@@ -34,8 +35,12 @@ uint32_t policy_reserve(const struct sched *sched)
 
 uint32_t policy_victim(const struct sched *sched)
 {
-    uint32_t parked = policy_victim_parked(sched);
-    return parked != SCHED_NONE ? parked : sched->running.tail;
+    uint32_t id = sched->running.tail;
+    while (id != SCHED_NONE && !sched_is_over(&sched->seqs[id])) {
+        id = sched->seqs[id].prev;
+    }
+    id = id != SCHED_NONE ? id : policy_victim_parked(sched);
+    return id != SCHED_NONE ? id : sched->running.tail;
 }
 
 uint32_t policy_victim_parked(const struct sched *sched)

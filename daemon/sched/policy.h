@@ -18,8 +18,8 @@ uint32_t policy_next(const struct sched *sched);
 /* Pages that must stay free when a sequence starts beside those that run. */
 uint32_t policy_reserve(const struct sched *sched);
 
-/* The running sequence that gives up its pages so that another can grow: a parked one, else the one
- * that is served last. */
+/* The running sequence that gives up its pages so that another can grow: one that is over and will
+ * give them back by itself, else a parked one, else the one that is served last. */
 uint32_t policy_victim(const struct sched *sched);
 
 /* The running sequence that gives up its pages so that a waiting one can start, or SCHED_NONE. */

@@ -4,7 +4,9 @@
  *   start  waiting sequences get a slot and pages for all they know, while there are enough
  *   chunk  what is left of the step's rows goes to prompts and recomputed tokens
  * Only the first pass can run out of pages, and it visits victims after those they give way to, so
- * a plan never holds rows of a sequence that has lost its pages. */
+ * a plan never holds rows of a sequence that has lost its pages. A victim that an unread step names
+ * keeps them for now: it and the one that waits for a page are left out of the plan, and nobody
+ * starts, so that it is still the victim when that step has been read. */
 #include "sched/sched.h"
 
 #include <string.h>
@@ -134,6 +136,11 @@ void sched_park(struct sched *sched, uint32_t id, bool is_parked)
     sched_seq(sched, id)->is_parked = is_parked;
 }
 
+void sched_stop(struct sched *sched, uint32_t id)
+{
+    sched_seq(sched, id)->is_stopped = true;
+}
+
 static uint32_t *seq_table(const struct sched *sched, const struct sched_seq *seq)
 {
     ASSERT_CMP(seq->slot, <, sched->config.slot_n);
@@ -151,6 +158,8 @@ static void seq_drop_pages(struct sched *sched, struct sched_seq *seq)
 void sched_remove(struct sched *sched, uint32_t id)
 {
     struct sched_seq *seq = sched_seq(sched, id);
+    ASSERT_CMP(seq->unread_n, ==, 0);
+    sched->yield_n -= seq->is_yielding;
     if (seq->state == SCHED_HELD) {
         sched->held_n--;
     } else if (seq->state == SCHED_WAITING) {
@@ -170,6 +179,7 @@ static void sched_preempt(struct sched *sched, uint32_t id, struct sched_plan *p
 {
     struct sched_seq *seq = sched_seq(sched, id);
     ASSERT_CMP(seq->state, ==, SCHED_RUNNING);
+    ASSERT(seq->unread_n == 0 && !sched_is_over(seq));
     list_take(sched, &sched->running, id);
     seq_drop_pages(sched, seq);
     seq->state = SCHED_WAITING;
@@ -178,7 +188,14 @@ static void sched_preempt(struct sched *sched, uint32_t id, struct sched_plan *p
     plan->preempted[plan->preempted_n++] = id;
 }
 
-/* Makes sure that the page of its next position is there. False when it lost its own pages. */
+static void seq_yield(struct sched *sched, struct sched_seq *seq)
+{
+    sched->yield_n += !seq->is_yielding;
+    seq->is_yielding = true;
+}
+
+/* Makes sure that the page of its next position is there. False when it lost its own pages, or has
+ * to wait for those of a victim. */
 static bool seq_grow(struct sched *sched, uint32_t id, struct sched_plan *plan)
 {
     struct sched_seq *seq = &sched->seqs[id];
@@ -188,6 +205,11 @@ static bool seq_grow(struct sched *sched, uint32_t id, struct sched_plan *plan)
     uint32_t page;
     while (!pages_take(&sched->pages, &page)) {
         uint32_t victim = policy_victim(sched);
+        if (sched->seqs[victim].unread_n > 0) {
+            seq_yield(sched, &sched->seqs[victim]);
+            seq_yield(sched, seq);
+            return false;
+        }
         sched_preempt(sched, victim, plan);
         if (victim == id) {
             return false;
@@ -211,9 +233,19 @@ static void plan_rows(struct sched *sched, uint32_t id, uint32_t n, struct sched
         .is_prompt = seq->fed_n < seq->prompt_n,
         .is_sample = seq->fed_n + n == seq_known_n(seq),
     };
+    for (uint32_t i = seq->fed_n / LIMIT_KV_PAGE; i * LIMIT_KV_PAGE < seq->fed_n + n; i++) {
+        pages_mark(&sched->pages, seq_table(sched, seq)[i],
+                   item->is_prompt ? PAGE_PROMPT : PAGE_GENERATED);
+    }
     seq->fed_n += n;
+    seq->unread_n++;
     plan->row_n += n;
     ASSERT_CMP(DIV_UP(seq->fed_n, LIMIT_KV_PAGE), <=, seq->page_n);
+}
+
+static bool seq_may_run(const struct sched_seq *seq)
+{
+    return !seq->is_parked && !seq->is_yielding && !sched_is_over(seq);
 }
 
 static void sched_pass_grow(struct sched *sched, struct sched_plan *plan)
@@ -222,14 +254,14 @@ static void sched_pass_grow(struct sched *sched, struct sched_plan *plan)
     while (id != SCHED_NONE) {
         const struct sched_seq *seq = &sched->seqs[id];
         ASSERT_CMP(seq->fed_n, <, seq_known_n(seq));
-        ASSERT_CMP(seq->generated_n, <, seq->max_tokens);
+        ASSERT(seq->unread_n > 0 || !sched_is_over(seq));
         bool is_growing =
-            !seq->is_parked && seq->generated_n > 0 && seq->fed_n + 1 == seq_known_n(seq);
-        if (is_growing) {
-            if (!seq_grow(sched, id, plan)) {
-                break; /* it was served last: nobody is behind it */
-            }
+            seq_may_run(seq) && seq->generated_n > 0 && seq->fed_n + 1 == seq_known_n(seq);
+        if (is_growing && seq_grow(sched, id, plan)) {
             plan_rows(sched, id, 1, plan);
+        }
+        if (seq->state != SCHED_RUNNING) {
+            break; /* it gave way itself, so it was served last: nobody is behind it */
         }
         id = seq->next; /* read last: victims behind it have left the list */
     }
@@ -243,7 +275,7 @@ static bool sched_start(struct sched *sched, uint32_t id, struct sched_plan *pla
     uint32_t need = DIV_UP(seq_known_n(seq), LIMIT_KV_PAGE);
     while (sched->pages.free_n < need + policy_reserve(sched)) {
         uint32_t victim = policy_victim_parked(sched);
-        if (victim == SCHED_NONE) {
+        if (victim == SCHED_NONE || sched->seqs[victim].unread_n > 0) {
             return false;
         }
         sched_preempt(sched, victim, plan);
@@ -266,7 +298,7 @@ static bool sched_start(struct sched *sched, uint32_t id, struct sched_plan *pla
 
 static void sched_pass_start(struct sched *sched, struct sched_plan *plan)
 {
-    if (plan->preempted_n > 0) {
+    if (plan->preempted_n > 0 || sched->yield_n > 0) {
         return; /* pages are short: whoever lost them would take them back at once */
     }
     uint32_t id = policy_next(sched);
@@ -292,7 +324,7 @@ static void sched_pass_chunk(struct sched *sched, struct sched_plan *plan)
     for (uint32_t id = sched->running.head; id != SCHED_NONE; id = sched->seqs[id].next) {
         const struct sched_seq *seq = &sched->seqs[id];
         /* Those with a row from the first pass have nothing left to feed. */
-        uint32_t n = seq->is_parked || seq->fed_n == seq_known_n(seq)
+        uint32_t n = !seq_may_run(seq) || seq->fed_n == seq_known_n(seq)
                          ? 0
                          : seq_chunk(seq, sched->config.row_max - plan->row_n);
         if (n > 0) {
@@ -301,25 +333,40 @@ static void sched_pass_chunk(struct sched *sched, struct sched_plan *plan)
     }
 }
 
+/* Whoever yielded has been left out of one plan; the new one finds its own victims. */
+static void sched_forget_yields(struct sched *sched)
+{
+    for (uint32_t id = sched->running.head; id != SCHED_NONE && sched->yield_n > 0;
+         id = sched->seqs[id].next) {
+        sched->yield_n -= sched->seqs[id].is_yielding;
+        sched->seqs[id].is_yielding = false;
+    }
+    ASSERT_CMP(sched->yield_n, ==, 0);
+}
+
 void sched_step(struct sched *sched, struct sched_plan *out_plan)
 {
     out_plan->item_n = 0;
     out_plan->started_n = 0;
     out_plan->preempted_n = 0;
     out_plan->row_n = 0;
+    sched_forget_yields(sched);
     sched_pass_grow(sched, out_plan);
     sched_pass_start(sched, out_plan);
     sched_pass_chunk(sched, out_plan);
     ASSERT_CMP(out_plan->row_n, <=, sched->config.row_max);
+    for (uint32_t i = 0; i < out_plan->item_n; i++) {
+        sched->seqs[out_plan->items[i].id].generated_n += out_plan->items[i].is_sample;
+    }
 }
 
-void sched_append(struct sched *sched, uint32_t id)
+void sched_read(struct sched *sched, const struct sched_plan *plan)
 {
-    struct sched_seq *seq = sched_seq(sched, id);
-    ASSERT_CMP(seq->state, ==, SCHED_RUNNING);
-    ASSERT_CMP(seq->fed_n, ==, seq_known_n(seq));
-    ASSERT_CMP(seq->generated_n, <, seq->max_tokens);
-    seq->generated_n++;
+    for (uint32_t i = 0; i < plan->item_n; i++) {
+        struct sched_seq *seq = sched_seq(sched, plan->items[i].id);
+        ASSERT_CMP(seq->unread_n, >, 0);
+        seq->unread_n--;
+    }
 }
 
 const uint32_t *sched_pages(const struct sched *sched, uint32_t id)
@@ -350,6 +397,21 @@ static void sched_check_list(const struct sched *sched, const struct sched_list 
     ASSERT_CMP(list->n, ==, n);
 }
 
+/* What must have been written into the page of a sequence's table entry. */
+static uint8_t sched_page_forms(const struct sched_seq *seq, uint32_t entry)
+{
+    uint32_t first = entry * LIMIT_KV_PAGE;
+    uint32_t end = MIN(first + LIMIT_KV_PAGE, seq->fed_n);
+    uint8_t forms = 0;
+    if (first < MIN(end, seq->prompt_n)) {
+        forms |= PAGE_PROMPT;
+    }
+    if (end > first && end > seq->prompt_n) {
+        forms |= PAGE_GENERATED;
+    }
+    return forms;
+}
+
 void sched_check(const struct sched *sched)
 {
     uint32_t seq_n = sched_seq_max(&sched->config);
@@ -357,22 +419,29 @@ void sched_check(const struct sched *sched)
     uint64_t holder_n = 0;
     uint64_t ref_n = 0;
     uint32_t used_n = 0;
+    uint32_t yield_n = 0;
     sched_check_list(sched, &sched->waiting, SCHED_WAITING);
     sched_check_list(sched, &sched->running, SCHED_RUNNING);
     for (uint32_t id = 0; id < seq_n; id++) {
         const struct sched_seq *seq = &sched->seqs[id];
         ASSERT(seq->state == SCHED_RUNNING || seq->page_n == 0);
         ASSERT(seq->state == SCHED_RUNNING || seq->fed_n == 0);
+        ASSERT(seq->state == SCHED_RUNNING || seq->unread_n == 0);
+        yield_n += seq->is_yielding;
         slot_n += seq->state != SCHED_FREE && seq->slot != SCHED_NONE;
         holder_n += seq->page_n;
         for (uint32_t i = 0; i < seq->page_n; i++) {
-            ASSERT_CMP(sched->pages.refs[seq_table(sched, seq)[i]], >, 0);
+            uint32_t page = seq_table(sched, seq)[i];
+            ASSERT_CMP(sched->pages.refs[page], >, 0);
+            ASSERT_CMP(sched->pages.forms[page], ==, sched_page_forms(seq, i));
         }
     }
     for (uint32_t i = 0; i < sched->pages.page_n; i++) {
         ref_n += sched->pages.refs[i];
         used_n += sched->pages.refs[i] > 0;
+        ASSERT(sched->pages.refs[i] > 0 || sched->pages.forms[i] == 0);
     }
+    ASSERT_CMP(yield_n, ==, sched->yield_n);
     ASSERT_CMP(holder_n, ==, ref_n);
     ASSERT_CMP(used_n + sched->pages.free_n, ==, sched->pages.page_n);
     ASSERT_CMP(slot_n + sched->free_slot_n, ==, sched->config.slot_n);

@@ -8,8 +8,11 @@
  * no page, the policy's victim gives up its pages, waits again and is recomputed later: its prompt
  * in prompt rows cut as before, its generated tokens in generated rows.
  *
- * One step at a time: sched_step plans it and counts its rows as fed; every sampling sequence must
- * then get its token (sched_append) or be removed before the next sched_step. */
+ * Steps may be planned before the results of earlier ones are known: sched_step counts rows as fed
+ * and the tokens they sample as generated, of which it needs to know that they exist only. What an
+ * unread step names keeps its pages and its slot until sched_read: a sequence that is over (it has
+ * all its tokens, or sched_stop was called) is planned no more and removed once no unread step
+ * names it; a victim that an unread step names is left out of a plan or two and gives way then. */
 #ifndef SCHED_SCHED_H
 #define SCHED_SCHED_H
 
@@ -39,10 +42,13 @@ enum sched_state {
 struct sched_seq {
     enum sched_state state;
     bool is_parked;       /* not to be scheduled for now */
+    bool is_stopped;      /* never to be scheduled again */
+    bool is_yielding;     /* left out of the newest plan: somebody waits for its pages */
     uint32_t slot;        /* SCHED_NONE before it first runs */
     uint32_t prompt_n;    /* prompt tokens */
-    uint32_t generated_n; /* tokens appended so far */
-    uint32_t max_tokens;  /* at most so many are appended */
+    uint32_t generated_n; /* tokens sampled, those of unread steps included */
+    uint32_t max_tokens;  /* at most so many are sampled */
+    uint32_t unread_n;    /* unread steps that name it */
     uint32_t fed_n;       /* positions 0..fed_n-1 are in its pages */
     uint32_t page_n;      /* pages held */
     uint64_t arrival;     /* the policy's order */
@@ -70,6 +76,7 @@ struct sched {
     struct sched_list waiting;
     struct sched_list running;
     uint32_t held_n;
+    uint32_t yield_n; /* sequences that are yielding */
 };
 
 /* One sequence's rows in a step: positions [pos, pos + row_n), either all of the prompt or all
@@ -80,7 +87,7 @@ struct sched_item {
     uint32_t pos;
     uint32_t row_n;
     bool is_prompt;
-    bool is_sample; /* the last row's next token is wanted: sched_append follows */
+    bool is_sample; /* the last row's next token is wanted */
 };
 
 /* A step. The arrays are the caller's, slot_n entries each. */
@@ -115,17 +122,28 @@ void sched_ready(struct sched *sched, uint32_t id, const uint64_t cache_ns[2]);
 /* A parked sequence is not scheduled and is the first to give up its pages. */
 void sched_park(struct sched *sched, uint32_t id, bool is_parked);
 
-/* Ends a sequence in any state: its pages and slot are free again. Not while a step with it runs.
- */
+/* Plans no more rows of a sequence. If it runs, it is removed before the first sched_step at which
+ * no unread step names it. */
+void sched_stop(struct sched *sched, uint32_t id);
+
+/* Ends a sequence in any state: its pages and slot are free again. Not while an unread step names
+ * it. */
 void sched_remove(struct sched *sched, uint32_t id);
 
 /* Plans the next step: a row for every sequence that generates, then prompt chunks and what is
- * recomputed, in policy order. An empty plan (row_n 0) means nothing can run now. */
+ * recomputed, in policy order. A sampled token is at position pos + row_n of its item. An empty
+ * plan (row_n 0) means nothing can run now. */
 void sched_step(struct sched *sched, struct sched_plan *out_plan);
 
-/* The token sampled for a sequence whose item said is_sample; it is at position
- * prompt_n + generated_n - 1 afterwards. */
-void sched_append(struct sched *sched, uint32_t id);
+/* The oldest unread step was read, or will never be: its plan (not an empty one) names nothing any
+ * more. */
+void sched_read(struct sched *sched, const struct sched_plan *plan);
+
+/* True when no more rows of it are wanted: it has all its tokens, or was stopped. */
+static inline bool sched_is_over(const struct sched_seq *seq)
+{
+    return seq->is_stopped || seq->generated_n == seq->max_tokens;
+}
 
 /* Its page table, entry i for positions [i * LIMIT_KV_PAGE, (i + 1) * LIMIT_KV_PAGE). */
 const uint32_t *sched_pages(const struct sched *sched, uint32_t id);

@@ -76,6 +76,8 @@ static size_t cpu_workspace_layout(struct kern_dev *dev, char *base)
     dev->pieces = cpu_carve(base, &used, effects * sizeof(struct cpu_piece));
     dev->last_tokens = cpu_carve(base, &used, a->slot_max * sizeof(uint32_t));
     dev->versions = cpu_carve(base, &used, a->version_max * sizeof(void *));
+    /* last: slots without penalties never touch their pages */
+    dev->counts = cpu_carve(base, &used, (size_t)a->slot_max * a->vocab_n * sizeof *dev->counts);
     return used;
 }
 
@@ -260,7 +262,9 @@ const struct kern kern_cpu = {
     .part_bytes = cpu_part_bytes,
     .set_version = cpu_set_version,
     .begin_step = cpu_begin_step,
+    .next_part = cpu_next_part,
     .end_step = cpu_end_step,
+    .read_step = cpu_read_step,
     .embed = cpu_embed,
     .join = cpu_join,
     .linear = cpu_linear,

@@ -5,6 +5,7 @@
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/path.h"
 #include "kernels/cpu/team.h"
+#include "kernels/immediate.h"
 #include "kernels/kern.h"
 #include "kernels/sample.h"
 
@@ -57,6 +58,8 @@ struct kern_dev {
     struct team *team;
     struct cpu_scratch *scratch; /* [team size] */
     struct kern_step step;
+    bool is_part_given;
+    struct kern_unread unread;
 
     char *workspace; /* everything below, one mapping */
     size_t workspace_bytes;
@@ -80,6 +83,7 @@ struct kern_dev {
     struct cpu_piece *pieces;
     uint32_t piece_n;
     uint32_t *last_tokens; /* [slot_max] */
+    uint16_t *counts;      /* [slot_max, vocab_n]: tokens so far (kernels/sample.h) */
     const void **versions; /* [version_max] effect blocks */
 
     struct kern_kv kv;
@@ -139,7 +143,9 @@ void cpu_kv_write(struct kern_dev *dev, const struct kern_heads *heads, uint32_t
 
 /* Ops: step.c, embed.c, linear.c, attend.c, head.c. */
 void cpu_begin_step(struct kern_dev *dev, const struct kern_step *step);
-int cpu_end_step(struct kern_dev *dev);
+bool cpu_next_part(struct kern_dev *dev, struct kern_part *out);
+void cpu_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);
+int cpu_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting);
 void cpu_embed(struct kern_dev *dev, const struct kern_embed *op);
 void cpu_join(struct kern_dev *dev, const struct kern_join *op);
 void cpu_linear(struct kern_dev *dev, const struct kern_linear *op);

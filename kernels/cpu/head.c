@@ -73,6 +73,7 @@ static void head_sample_unit(void *arg, uint32_t index, uint32_t member)
     const struct kern_sample *op = job->sample;
     struct sample_args args = head_args(job, op->logits + (size_t)index * op->vocab_n, op->vocab_n);
     args.row = &dev->step.samples[index];
+    args.counts = dev->counts + (size_t)args.row->slot * dev->args.vocab_n;
     sample_row(&args, &dev->scratch[member].sampling, &op->out[index]);
 }
 

@@ -80,10 +80,23 @@ void cpu_begin_step(struct kern_dev *dev, const struct kern_step *step)
     team_each(dev->team, step_piece_n(dev), step_rope_unit, &job);
 }
 
-int cpu_end_step(struct kern_dev *dev)
+bool cpu_next_part(struct kern_dev *dev, struct kern_part *out)
+{
+    return kern_only_part(&dev->step, &dev->is_part_given, out);
+}
+
+void cpu_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n)
 {
     team_rest(dev->team);
     dev->step = (struct kern_step){0};
+    dev->is_part_given = false;
+    kern_unread_put(&dev->unread, results, result_n);
+}
+
+int cpu_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
+{
+    (void)is_waiting;
+    kern_unread_take(&dev->unread, out);
     return 0;
 }
 

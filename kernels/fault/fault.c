@@ -2,8 +2,6 @@
  * fails has still run inside: the failure is what the caller is told, as with a lost device. */
 #include "kernels/fault/fault.h"
 
-#include <time.h>
-
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/random.h"
@@ -13,6 +11,8 @@ struct kern_dev {
     struct kern_dev *inner_dev;
     struct fault_plan plan;
     uint32_t step;         /* begun so far */
+    uint32_t read_n;       /* read so far */
+    int64_t silent_ns;     /* since when the oldest step is looked for in vain; 0 = it is not */
     uint32_t reserve_call; /* made so far */
     size_t reserve_bytes;  /* granted so far */
     enum dtype held;
@@ -25,6 +25,7 @@ void fault_set(const struct kern *inner, const struct fault_plan *plan)
 {
     fault_inner = inner;
     fault_next_plan = *plan;
+    kern_fault.step_ahead = inner->step_ahead;
 }
 
 static int fault_open(const struct kern_open *args, struct kern_dev **out, struct err *err)
@@ -140,20 +141,49 @@ static void fault_begin_step(struct kern_dev *dev, const struct kern_step *step)
     if (dev->plan.delay_ns > 0) {
         double draw = kern_random(dev->plan.seed, 2 * dev->step);
         uint64_t ns = (uint64_t)(draw * (double)dev->plan.delay_ns);
-        struct timespec pause = {.tv_sec = (time_t)(ns / CLOCK_NS_PER_S),
-                                 .tv_nsec = (long)(ns % CLOCK_NS_PER_S)};
-        nanosleep(&pause, NULL);
+        clock_pause_ns((int64_t)ns);
     }
     dev->inner->begin_step(dev->inner_dev, step);
 }
 
-static int fault_end_step(struct kern_dev *dev)
+static bool fault_next_part(struct kern_dev *dev, struct kern_part *out)
+{
+    return dev->inner->next_part(dev->inner_dev, out);
+}
+
+static void fault_end_step(struct kern_dev *dev, const struct kern_token *results,
+                           uint32_t result_n)
+{
+    dev->inner->end_step(dev->inner_dev, results, result_n);
+}
+
+/* A step that never ends, as its reader sees it: not yet, until the silence is too long. */
+static int fault_hang(struct kern_dev *dev, bool is_waiting)
+{
+    int64_t now = clock_now_ns();
+    dev->silent_ns = dev->silent_ns ? dev->silent_ns : now;
+    if (is_waiting && now - dev->silent_ns < dev->plan.silence_ns) {
+        clock_pause_ns(dev->plan.silence_ns);
+        return ERR_DEVICE_FAILURE;
+    }
+    return now - dev->silent_ns < dev->plan.silence_ns ? 1 : ERR_DEVICE_FAILURE;
+}
+
+static int fault_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
 {
     const struct fault_plan *plan = &dev->plan;
-    int rc = dev->inner->end_step(dev->inner_dev);
-    bool is_planned = plan->fail_step > 0 && dev->step >= plan->fail_step &&
-                      (plan->fail_step_n == 0 || dev->step - plan->fail_step < plan->fail_step_n);
-    bool is_drawn = kern_random(plan->seed, 2 * dev->step + 1) < plan->fail_chance;
+    uint32_t step = dev->read_n + 1;
+    if (plan->hang_step > 0 && step >= plan->hang_step) {
+        return fault_hang(dev, is_waiting);
+    }
+    int rc = dev->inner->read_step(dev->inner_dev, out, is_waiting);
+    if (rc == 1) {
+        return rc;
+    }
+    dev->read_n = step;
+    bool is_planned = plan->fail_step > 0 && step >= plan->fail_step &&
+                      (plan->fail_step_n == 0 || step - plan->fail_step < plan->fail_step_n);
+    bool is_drawn = kern_random(plan->seed, 2 * step + 1) < plan->fail_chance;
     return is_planned || is_drawn ? ERR_DEVICE_FAILURE : rc;
 }
 
@@ -171,7 +201,7 @@ FAULT_PASS(sample)
 FAULT_PASS(score)
 #undef FAULT_PASS
 
-const struct kern kern_fault = {
+struct kern kern_fault = {
     .name = "fault",
     .open = fault_open,
     .close = fault_close,
@@ -187,7 +217,9 @@ const struct kern kern_fault = {
     .part_bytes = fault_part_bytes,
     .set_version = fault_set_version,
     .begin_step = fault_begin_step,
+    .next_part = fault_next_part,
     .end_step = fault_end_step,
+    .read_step = fault_read_step,
     .embed = fault_embed,
     .join = fault_join,
     .linear = fault_linear,

@@ -14,14 +14,16 @@
 struct fault_plan {
     uint64_t seed;
     uint64_t delay_ns;          /* begin_step sleeps 0..delay_ns, drawn from (seed, step) */
-    uint32_t fail_step;         /* end_step fails at this step ... */
+    uint32_t fail_step;         /* read_step fails at this step ... */
     uint32_t fail_step_n;       /* ... and after it, so many steps in all; 0 = for good */
     float fail_chance;          /* and at any step with this probability, from (seed, step) */
+    uint32_t hang_step;         /* from this step on none ends: read_step says "not yet" ... */
+    int64_t silence_ns;         /* ... and after so long that the device is lost */
     uint32_t reserve_fail_call; /* this call of reserve or kv_open fails */
     size_t reserve_bytes_max;   /* so does one that brings their sum above this */
 };
 
-extern const struct kern kern_fault;
+extern struct kern kern_fault; /* written by fault_set only */
 
 /* Sets what kern_fault wraps and the plan of devices opened from now on (copied). Any thread, but
  * never beside another call of kern_fault. */

@@ -26,6 +26,7 @@ static int ref_open(const struct kern_open *args, struct kern_dev **out, struct 
     dev->args = *args;
     dev->versions = mem_zalloc_n(args->version_max, sizeof *dev->versions);
     dev->slot_token = mem_zalloc_n(args->slot_max, sizeof *dev->slot_token);
+    dev->counts = mem_zalloc_n((size_t)args->slot_max * args->vocab_n, sizeof *dev->counts);
     dev->row_seq = mem_zalloc_n(args->row_max, sizeof(struct kern_seq *));
     dev->row_cos = mem_zalloc_n(args->row_max, sizeof(float) * LIMIT_HEAD_DIM / 2);
     dev->row_sin = mem_zalloc_n(args->row_max, sizeof(float) * LIMIT_HEAD_DIM / 2);
@@ -52,6 +53,7 @@ static void ref_close(struct kern_dev *dev)
     mem_free(dev->row_sin);
     mem_free(dev->row_cos);
     mem_free(dev->row_seq);
+    mem_free(dev->counts);
     mem_free(dev->slot_token);
     mem_free(dev->versions);
     mem_free(dev);
@@ -196,9 +198,22 @@ static void ref_begin_step(struct kern_dev *dev, const struct kern_step *step)
     }
 }
 
-static int ref_end_step(struct kern_dev *dev)
+static bool ref_next_part(struct kern_dev *dev, struct kern_part *out)
+{
+    return kern_only_part(&dev->step, &dev->is_part_given, out);
+}
+
+static void ref_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n)
 {
     dev->step = (struct kern_step){0};
+    dev->is_part_given = false;
+    kern_unread_put(&dev->unread, results, result_n);
+}
+
+static int ref_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
+{
+    (void)is_waiting;
+    kern_unread_take(&dev->unread, out);
     return 0;
 }
 
@@ -218,7 +233,9 @@ const struct kern kern_ref = {
     .part_bytes = ref_part_bytes,
     .set_version = ref_set_version,
     .begin_step = ref_begin_step,
+    .next_part = ref_next_part,
     .end_step = ref_end_step,
+    .read_step = ref_read_step,
     .embed = ref_embed,
     .join = ref_join,
     .linear = ref_linear,

@@ -6,6 +6,7 @@
 #define KERNELS_REF_INT_H
 
 #include "base/base.h"
+#include "kernels/immediate.h"
 #include "kernels/kern.h"
 #include "kernels/sample.h"
 
@@ -18,9 +19,12 @@ struct kern_dev {
     void *kv_data;
     const void **versions; /* [version_max]: effect blocks, NULL where none */
     uint32_t *slot_token;  /* [slot_max]: last sampled token */
+    uint16_t *counts;      /* [slot_max, vocab_n]: tokens so far (kernels/sample.h) */
 
     /* Of the running step; rows is NULL between steps. */
     struct kern_step step;
+    bool is_part_given;
+    struct kern_unread unread;
     const struct kern_seq **row_seq; /* [row_max]; NULL: the row is in no sequence */
     float *row_cos;                  /* [row_max, LIMIT_HEAD_DIM / 2] */
     float *row_sin;

@@ -14,9 +14,10 @@ void ref_sample(struct kern_dev *dev, const struct kern_sample *op)
             .row = &step->samples[i],
             .biases = step->biases,
             .hist = step->hist,
+            .counts = dev->counts + (size_t)step->samples[i].slot * dev->args.vocab_n,
         };
-        sample_row(&args, &dev->sample, &op->out[i]);
         ASSERT_CMP(args.row->slot, <, dev->args.slot_max);
+        sample_row(&args, &dev->sample, &op->out[i]);
         dev->slot_token[args.row->slot] = op->out[i].token;
     }
 }

@@ -9,9 +9,13 @@
 
 #include "base/base.h"
 #include "base/mem.h"
+#ifdef KERN_HAS_CUDA
+#include "kernels/cuda/cuda.h"
+#endif
 #include "kernels/effect.h"
 #include "model/walk_int.h"
 #include "tests/golden/golden_adapter.h"
+#include "tests/step.h"
 
 #define GOLDEN_PAGES    8
 #define GOLDEN_RANK_MAX 128
@@ -77,6 +81,12 @@ uint32_t golden_backends(struct golden_backend *list, uint32_t max)
             }
         }
     }
+#ifdef KERN_HAS_CUDA
+    struct err err;
+    if (n < max && cuda_available(&err) == 0) {
+        list[n++] = (struct golden_backend){.name = "cuda", .kern = &kern_cuda, .is_16_bit = true};
+    }
+#endif
     return n;
 }
 
@@ -85,6 +95,17 @@ static void golden_check(int rc, const struct err *err)
     if (rc) {
         fail_msg("%s: %s", err_name(rc), err->text);
     }
+}
+
+bool golden_can_hold(const struct golden_backend *backend, const char *name)
+{
+    bool is_16_bit = strstr(name, "bf16") || strstr(name, "f16");
+    return !backend->is_16_bit || is_16_bit;
+}
+
+static enum dtype golden_held(const struct golden_backend *backend, const struct model_desc *desc)
+{
+    return backend->is_16_bit ? desc->checkpoint_dtype : model_default_held(desc);
 }
 
 static void golden_open_device(struct golden *g, const struct golden_backend *backend)
@@ -102,7 +123,8 @@ static void golden_open_device(struct golden *g, const struct golden_backend *ba
     struct kern_kv kv = {.layer_n = m->desc.kv_layer_n,
                          .page_n = GOLDEN_PAGES,
                          .kv_head_n = m->desc.kv_head_n,
-                         .head_dim = m->desc.head_dim};
+                         .head_dim = m->desc.head_dim,
+                         .head_n = m->desc.head_n};
     model_kern_limits(&m->desc, &args);
     golden_check(m->kern->open(&args, &m->dev, &err), &err);
     golden_check(m->kern->kv_open(m->dev, &kv, &err), &err);
@@ -129,7 +151,7 @@ void golden_open(struct golden *g, const struct golden_backend *backend, const c
     snprintf(dir, sizeof dir, "%s/tests/golden/%s", TEST_ROOT, name);
     golden_check(model_desc_read(dir, &g->model.desc, &err), &err);
     g->model.kern = backend->kern;
-    g->model.held = model_default_held(&g->model.desc);
+    g->model.held = golden_held(backend, &g->model.desc);
     golden_open_device(g, backend);
     golden_check(model_load(&g->model, dir, &err), &err);
     golden_check(
@@ -202,13 +224,13 @@ static void golden_read_logits(struct golden *g, float *logits)
 {
     const struct model *m = &g->model;
     struct kern_step step = walk_view(&g->walk, g->batch);
-    m->kern->begin_step(m->dev, &step);
+    step_begin(m->kern, m->dev, &step);
     m->kern->head(m->dev, &(struct kern_head){.x = g->walk.x,
                                               .w = m->head,
                                               .vocab_n = m->desc.vocab_n,
                                               .hidden = m->desc.hidden,
                                               .logits = g->walk.logits});
-    assert_int_equal(m->kern->end_step(m->dev), 0);
+    assert_int_equal(step_end(m->kern, m->dev), 0);
     m->kern->get(m->dev, logits, g->walk.logits,
                  (size_t)g->batch->sample_n * m->desc.vocab_n * sizeof *logits);
 }

@@ -20,6 +20,7 @@ struct golden_backend {
     const struct kern *kern;
     enum kern_isa isa;
     bool is_stand_in;
+    bool is_16_bit; /* holds 16-bit checkpoints as they are, and no others */
 };
 
 /* The adapters of one run, in request order: version slot and weight. */
@@ -45,6 +46,9 @@ struct golden {
 
 /* The next n backends that can run here, ref first, into list; returns their number. */
 uint32_t golden_backends(struct golden_backend *list, uint32_t max);
+
+/* Whether the backend can hold tests/golden/<name>. */
+bool golden_can_hold(const struct golden_backend *backend, const char *name);
 
 /* Opens tests/golden/<name> on a backend, with its adapters a and b as versions 0 and 1. */
 void golden_open(struct golden *g, const struct golden_backend *backend, const char *name);

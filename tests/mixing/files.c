@@ -13,15 +13,15 @@
 #include "kernels/random.h"
 
 #define LAYERS 2
-#define HIDDEN 68
-#define FFN    132
+#define HIDDEN 72
+#define FFN    136
 #define HEADS  4
 #define KV     2
 #define DIM    16
 
 static const char model_config[] =
-    "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"hidden_size\":68,"
-    "\"intermediate_size\":132,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"hidden_size\":72,"
+    "\"intermediate_size\":136,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
     "\"num_key_value_heads\":2,\"head_dim\":16,\"vocab_size\":139,\"rms_norm_eps\":1e-6,"
     "\"rope_theta\":10000.0,\"max_position_embeddings\":256,\"hidden_act\":\"silu\","
     "\"tie_word_embeddings\":true,\"eos_token_id\":2,\"torch_dtype\":\"float32\"}";

@@ -14,6 +14,9 @@
 #include "base/clock.h"
 #include "base/dtype.h"
 #include "base/mem.h"
+#ifdef KERN_HAS_CUDA
+#include "kernels/cuda/cuda.h"
+#endif
 #include "kernels/random.h"
 #include "tests/mixing/rig.h"
 
@@ -64,7 +67,8 @@ struct tally {
     uint64_t preempt_n;
     uint64_t mixed_n;
     uint64_t token_n;
-    uint64_t wait_n; /* requests that waited for adapters */
+    uint64_t wait_n;  /* requests that waited for adapters */
+    uint64_t ahead_n; /* steps read while another ran */
 };
 
 static uint32_t pick(struct crowd *crowd, uint32_t n)
@@ -218,7 +222,9 @@ static void crowd_run(struct crowd *crowd, struct rig *rig, struct tally *tally)
         tally->wait_n += crowd->members[i].request.stats.adapter_load_ns > 0;
     }
     tally->mixed_n += rig->mixed_n;
+    tally->ahead_n += rig->ahead_n;
     rig->mixed_n = 0;
+    rig->ahead_n = 0;
 }
 
 /* Each member alone, on an engine that has been running since the path was opened. */
@@ -294,7 +300,7 @@ static bool path_run(const struct files *files, const struct rig_path *path, enu
         assert_true(is_there);
         rig_core_start(alone, &plenty, alone->pool_bytes);
         for (uint32_t i = 0; i < crowd_n; i++) {
-            uint64_t seed = 2 * i + (held == DTYPE_BF16);
+            uint64_t seed = 2 * i + (held == DTYPE_BF16 || held == DTYPE_F16);
             struct crowd *crowd = mem_zalloc(sizeof *crowd);
             crowd->state = seed << 32;
             crowd_run(crowd, rig, tally);
@@ -322,13 +328,13 @@ static uint32_t path_crowds(const struct rig_path *path)
     if (getenv("GRAFT_LONG")) {
         return 200;
     }
-    if (path->is_stand_in && is_sanitized) {
+    if ((path->is_stand_in || path->is_16_bit) && is_sanitized) {
         return 2;
     }
-    return path->is_stand_in || is_sanitized ? 20 : 200;
+    return path->is_stand_in || path->is_16_bit || is_sanitized ? 20 : 200;
 }
 
-/* Half of a path's crowds hold f32, half bf16. */
+/* Half of a path's crowds hold bf16, half f32, or f16 where there is no f32. */
 static void path_is_invariant(const struct rig_path *path)
 {
     struct files files;
@@ -336,13 +342,14 @@ static void path_is_invariant(const struct rig_path *path)
     uint32_t crowd_n = path_crowds(path);
     int64_t start_ns = clock_now_ns();
     files_open(&files);
-    bool is_there = path_run(&files, path, DTYPE_F32, crowd_n / 2, &tally) &&
+    enum dtype other = path->is_16_bit ? DTYPE_F16 : DTYPE_F32;
+    bool is_there = path_run(&files, path, other, crowd_n / 2, &tally) &&
                     path_run(&files, path, DTYPE_BF16, crowd_n / 2, &tally);
     files_close(&files);
     if (!is_there) {
         print_message("%s: not on this machine\n", path->name);
-        /* Only an instruction set may be missing, never plain C or an emulation. */
-        assert_true(path->isa > KERN_ISA_PORTABLE && !path->is_stand_in);
+        /* Only an instruction set or a GPU may be missing, never plain C or an emulation. */
+        assert_true(path->is_16_bit || (path->isa > KERN_ISA_PORTABLE && !path->is_stand_in));
         skip();
     }
     print_message("%s: %u crowds, %llu tokens, %llu mixed steps, %llu preemptions, %llu waits for "
@@ -351,6 +358,7 @@ static void path_is_invariant(const struct rig_path *path)
                   (unsigned long long)tally.mixed_n, (unsigned long long)tally.preempt_n,
                   (unsigned long long)tally.wait_n,
                   (long long)((clock_now_ns() - start_ns) / CLOCK_NS_PER_MS));
+    assert_true(path->kern->step_ahead == 0 || crowd_n < 20 || tally.ahead_n > crowd_n);
     /* a handful of crowds need not have met everything */
     assert_true(crowd_n < 20 || (tally.mixed_n > 5 * crowd_n && tally.wait_n > crowd_n &&
                                  tally.preempt_n > crowd_n / 2));
@@ -371,10 +379,17 @@ PATH_TEST(avx512bf16, "avx512bf16", &kern_cpu, KERN_ISA_AVX512BF16, false)
 PATH_TEST(amx, "amx", &kern_cpu, KERN_ISA_AMX, false)
 PATH_TEST(avx512bf16_stand_in, "avx512bf16 stand-in", &kern_cpu, KERN_ISA_AVX512BF16, true)
 PATH_TEST(amx_stand_in, "amx stand-in", &kern_cpu, KERN_ISA_AMX, true)
+#ifdef KERN_HAS_CUDA
+PATH_TEST(cuda, "cuda", &kern_cuda, KERN_ISA_AUTO, false, true)
+#endif
 
-int main(void)
+/* Usage: mixing_test [PATH]: cuda_is_invariant, avx* and so on. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+#ifdef KERN_HAS_CUDA
+        cmocka_unit_test(cuda_is_invariant),
+#endif
         cmocka_unit_test(ref_is_invariant),
         cmocka_unit_test(portable_is_invariant),
         cmocka_unit_test(avx2_is_invariant),
@@ -384,5 +399,6 @@ int main(void)
         cmocka_unit_test(avx512bf16_stand_in_is_invariant),
         cmocka_unit_test(amx_stand_in_is_invariant),
     };
+    cmocka_set_test_filter(argc > 1 ? argv[1] : NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

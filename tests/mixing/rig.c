@@ -38,19 +38,26 @@ static void rig_link_send(void *arg, const struct rank_cmd *cmd)
         rig->model.kern->set_version(rig->model.dev, cmd->version, cmd->block_dev);
         return;
     }
-    rig->result.step = cmd->batch->step;
-    rig->result.code = walk_step(&rig->walk, cmd->batch, cmd->tokens);
-    rig->has_result = true;
+    ASSERT_CMP(rig->unread_n, <=, rig->model.kern->step_ahead);
+    rig->unread[rig->unread_n++] = (struct rig_unread){cmd->batch->step, cmd->tokens};
+    walk_submit(&rig->walk, cmd->batch);
     rig->mixed_n += cmd->batch->seg_n > 1;
 }
 
 static bool rig_link_receive(void *arg, struct rank_result *out)
 {
     struct rig *rig = arg;
-    bool has_result = rig->has_result;
-    *out = rig->result;
-    rig->has_result = false;
-    return has_result;
+    /* As late as may be: a step that another may run beside is read every third time only. */
+    bool is_full = rig->unread_n > rig->model.kern->step_ahead;
+    if (rig->unread_n == 0 || (!is_full && ++rig->look_n % 3 != 0)) {
+        return false;
+    }
+    out->step = rig->unread[0].step;
+    out->code = walk_read(&rig->walk, rig->unread[0].tokens, true);
+    rig->ahead_n += rig->unread_n > 1;
+    rig->unread[0] = rig->unread[1];
+    rig->unread_n--;
+    return true;
 }
 
 bool rig_open(struct rig *rig, const struct files *files, const struct rig_path *path,
@@ -71,9 +78,11 @@ bool rig_open(struct rig *rig, const struct files *files, const struct rig_path 
         .slot_max = RIG_SLOTS,
         .version_max = LIMIT_VERSIONS,
         .rank_max = RIG_RANKS,
+        .seq_page_max = RIG_CONTEXT / LIMIT_KV_PAGE,
+        .can_replay = true,
     };
     struct kern_kv kv = {model->desc.kv_layer_n, RIG_PAGES, model->desc.kv_head_n,
-                         model->desc.head_dim};
+                         model->desc.head_dim, model->desc.head_n};
     model_kern_limits(&model->desc, &open);
     if (model->kern->open(&open, &model->dev, &err)) {
         model_desc_done(&model->desc);
@@ -124,6 +133,7 @@ void rig_core_start(struct rig *rig, const struct sched_config *sched, size_t po
                      .copy_bytes_max = 50000,
                      .rank_max = RIG_RANKS},
         .sched = *sched,
+        .step_ahead = rig->model.kern->step_ahead,
         .context_max = RIG_CONTEXT,
         .fingerprint = rig->model.fingerprint,
         .on_device_lost = rig_lost,

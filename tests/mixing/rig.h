@@ -22,6 +22,12 @@ struct rig_path {
     const struct kern *kern;
     enum kern_isa isa;
     bool is_stand_in;
+    bool is_16_bit; /* holds bf16 or f16, never f32 */
+};
+
+struct rig_unread {
+    uint64_t step;
+    struct batch_token *tokens;
 };
 
 struct rig {
@@ -34,10 +40,12 @@ struct rig {
     /* of the core that runs */
     struct core *core;
     struct core_turn turn;
-    struct rank_result result;
-    bool has_result;
+    struct rig_unread unread[2]; /* steps sent, oldest first */
+    uint32_t unread_n;
+    uint32_t look_n;
     int64_t now_ns;
     uint64_t mixed_n; /* steps with rows of several adapters */
+    uint64_t ahead_n; /* steps that were read while another ran */
 };
 
 /* False when this machine lacks the path. */

@@ -7,6 +7,7 @@
 #include "kernels/effect.h"
 #include "tests/parity/pairwise.h"
 #include "tests/parity/parity.h"
+#include "tests/step.h"
 
 #define LINEAR_SITE     2 /* effect table index of the first site; those before it are decoys */
 #define LINEAR_VERSIONS 33
@@ -252,7 +253,7 @@ static void linear_run(struct rig *rig, const struct parity_case *c, const struc
         op.sites[s] = (struct kern_linear_site){
             .site = LINEAR_SITE + s, .n = args->n, .w = state->w[s], .bias = state->bias[s]};
     }
-    rig->kern->begin_step(rig->dev, &view->step);
+    step_begin(rig->kern, rig->dev, &view->step);
     if (args->post == KERN_POST_PART) {
         void *parts[2] = {NULL, NULL};
         for (uint32_t part = 0; part < args->part_n; part++) {
@@ -272,7 +273,7 @@ static void linear_run(struct rig *rig, const struct parity_case *c, const struc
         rig->kern->linear(rig->dev, &op);
         rig_out_f32(rig, "y", op.out, shape, (struct rig_bound){.relative = 2e-5f, .floor = 0.5f});
     }
-    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+    ASSERT_CMP(step_end(rig->kern, rig->dev), ==, 0);
 }
 
 static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype held, uint64_t seed)
@@ -340,9 +341,9 @@ void parity_linear(void)
 static void join_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
 {
     void *const parts[2] = {NULL, NULL};
-    rig->kern->begin_step(rig->dev, &view->step);
+    step_begin(rig->kern, rig->dev, &view->step);
     linear_join(rig, c, view, parts);
-    ASSERT_CMP(rig->kern->end_step(rig->dev), ==, 0);
+    ASSERT_CMP(step_end(rig->kern, rig->dev), ==, 0);
 }
 
 /* The first join of a model: no parts, only the norm. */

@@ -9,10 +9,13 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#ifdef PARITY_CUDA
+#include "kernels/cuda/cuda.h"
+#endif
 #include "kernels/random.h"
 #include "tests/parity/parity.h"
 
-static const struct parity_impl parity_ref = {"ref", &kern_ref, KERN_ISA_AUTO, false};
+static const struct parity_impl parity_ref = {.name = "ref", .kern = &kern_ref};
 
 /* A stand-in stands right behind the hardware it stands for: their bits must be equal. */
 static const struct parity_impl parity_impls[] = {
@@ -25,6 +28,10 @@ static const struct parity_impl parity_impls[] = {
     {"cpu avx512bf16 stand-in", &kern_cpu, KERN_ISA_AVX512BF16, true},
     {"cpu amx", &kern_cpu, KERN_ISA_AMX, false},
     {"cpu amx stand-in", &kern_cpu, KERN_ISA_AMX, true},
+#endif
+#ifdef PARITY_CUDA
+    {"cuda generated", &kern_cuda, KERN_ISA_AUTO, false, PARITY_GENERATED, true},
+    {"cuda prompt", &kern_cuda, KERN_ISA_AUTO, false, PARITY_PROMPT, true},
 #endif
 };
 
@@ -129,6 +136,7 @@ static void parity_run(struct rig *rig, const struct parity_case *c, uint32_t fi
 {
     struct world_view view;
     world_view(&c->world, first, row_n, &rig->arena, &view);
+    world_view_set_form(&view, rig->form);
     rig->out_n = 0;
     c->run(rig, c, &view);
 }
@@ -249,8 +257,10 @@ static void parity_probe(const char *only)
                 rig_close(&rig);
             } else {
                 printf("    %s\n", err.text);
-                /* Only an instruction set may be missing, never plain C or an emulation. */
-                assert_true(impl->isa > KERN_ISA_PORTABLE && !impl->is_stand_in);
+                /* Only an instruction set or a GPU may be missing, never plain C or an emulation.
+                 */
+                assert_true(impl->is_16_bit ||
+                            (impl->isa > KERN_ISA_PORTABLE && !impl->is_stand_in));
             }
         }
         parity_case_done(&c);

@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "kernels/effect.h"
+#ifdef PARITY_EMU
+#include "kernels/emu/emu_knobs.h"
+#endif
 
 #define RIG_GUARD  256         /* bytes on either side */
 #define RIG_POISON 0x7FC1FFC2u /* a NaN as fp32 and in both its bf16 halves */
@@ -16,6 +19,17 @@ struct rig_buf {
     size_t bytes;
 };
 
+/* What threads are to a CPU, multiprocessors and the order of lanes are to the emulated device. */
+static void rig_vary_device(uint32_t thread_n)
+{
+#ifdef PARITY_EMU
+    emu_knobs.sm_n = thread_n == 1 ? 1 : thread_n == 2 ? 4 : 7;
+    emu_knobs.lane_seed = thread_n == 1 ? 1 : thread_n == 2 ? 0 : 77;
+#else
+    (void)thread_n;
+#endif
+}
+
 int rig_open(struct rig *rig, const struct parity_impl *impl, const struct kern_open *args,
              uint32_t thread_n, struct err *err)
 {
@@ -23,7 +37,9 @@ int rig_open(struct rig *rig, const struct parity_impl *impl, const struct kern_
     open.isa = impl->isa;
     open.is_stand_in = impl->is_stand_in;
     open.thread_n = thread_n;
-    *rig = (struct rig){.kern = impl->kern, .held = args->held};
+    open.held = impl->is_16_bit && open.held == DTYPE_F32 ? DTYPE_F16 : open.held;
+    *rig = (struct rig){.kern = impl->kern, .held = open.held, .form = impl->form};
+    rig_vary_device(thread_n);
     int rc = rig->kern->open(&open, &rig->dev, err);
     if (rc == 0) {
         arena_init(&rig->arena);
@@ -80,7 +96,7 @@ void *rig_put_held(struct rig *rig, const float *values, size_t n)
     }
     uint16_t *narrow = arena_alloc(&rig->arena, n * sizeof *narrow);
     for (size_t i = 0; i < n; i++) {
-        narrow[i] = bf16_from_f32(values[i]);
+        narrow[i] = rig->held == DTYPE_BF16 ? bf16_from_f32(values[i]) : f16_from_f32(values[i]);
     }
     return rig_put(rig, narrow, n * sizeof *narrow);
 }
@@ -125,9 +141,9 @@ void rig_out_held(struct rig *rig, const char *name, const void *dev, const uint
     uint16_t *narrow = arena_alloc(&rig->arena, n * sizeof *narrow);
     rig->kern->get(rig->dev, narrow, dev, n * sizeof *narrow);
     for (size_t i = 0; i < n; i++) {
-        out->values[i] = bf16_to_f32(narrow[i]);
+        out->values[i] = rig->held == DTYPE_BF16 ? bf16_to_f32(narrow[i]) : f16_to_f32(narrow[i]);
     }
-    out->is_bf16 = true;
+    out->rounded = rig->held;
 }
 
 void rig_out_tokens(struct rig *rig, const struct kern_token *dev, uint32_t n,
@@ -191,29 +207,36 @@ bool rig_is_intact(const struct rig *rig)
     return true;
 }
 
-/* The distance from |v| to the next larger bf16. */
-static float rig_bf16_unit(float v)
+/* The distance from |v| to the next larger number of a type. */
+static float rig_unit(float v, enum dtype type)
 {
     int exponent;
     frexpf(v, &exponent);
-    return ldexpf(1.0f, exponent - 8);
+    return ldexpf(1.0f, type == DTYPE_BF16 ? exponent - 8 : MAX(exponent - 11, -24));
 }
 
-static bool rig_is_near(float a, float b, float largest, const struct rig_out *out)
+static bool rig_is_near(float a, float b, float largest, const struct rig_bound *bound,
+                        enum dtype rounded)
 {
     if (f32_bits(a) == f32_bits(b)) {
         return true;
     }
-    float limit = out->bound.relative * fmaxf(largest, out->bound.floor);
-    if (out->is_bf16) {
-        limit += rig_bf16_unit(fmaxf(fabsf(a), fabsf(b)));
+    float limit = bound->relative * fmaxf(largest, bound->floor);
+    if (rounded != DTYPE_F32) {
+        limit += rig_unit(fmaxf(fabsf(a), fabsf(b)), rounded);
     }
     return fabsf(a - b) <= limit; /* false for a NaN */
 }
 
+struct rig_compare {
+    bool is_exact;
+    const struct rig_bound *bound; /* of b, as is */
+    enum dtype rounded;
+};
+
 /* Adds the number of elements that differ at all to *io_differ_n. */
-static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *b, bool is_exact,
-                            size_t *io_differ_n)
+static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *b,
+                            const struct rig_compare *how, size_t *io_differ_n)
 {
     const float *values = a->values + (size_t)row * a->col_n;
     float largest = 0;
@@ -222,10 +245,11 @@ static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *
     }
     for (uint32_t i = 0; i < a->col_n; i++) {
         bool is_same = f32_bits(values[i]) == f32_bits(b[i]);
-        if (is_exact ? !is_same : !rig_is_near(values[i], b[i], largest, a)) {
+        if (how->is_exact ? !is_same
+                          : !rig_is_near(values[i], b[i], largest, how->bound, how->rounded)) {
             printf("  %s[%u][%u]: %.9g, wanted %.9g (row's largest %.3g, %s)\n", a->name, row, i,
                    (double)b[i], (double)values[i], (double)largest,
-                   is_exact ? "bit for bit" : "within the bound");
+                   how->is_exact ? "bit for bit" : "within the bound");
             return false;
         }
         *io_differ_n += !is_same;
@@ -240,15 +264,17 @@ bool rig_outs_match(const struct rig *a, uint32_t first, const struct rig *b, bo
         const struct rig_out *x = &a->outs[i];
         const struct rig_out *y = &b->outs[i];
         size_t differ_n = 0;
+        struct rig_compare how = {is_exact, &y->bound, y->rounded};
         size_t differ_max = 8 + (size_t)y->row_n * y->col_n / 16;
         ASSERT_CMP(first + y->row_n, <=, x->row_n);
         for (uint32_t row = 0; row < y->row_n; row++) {
             const float *values = y->values + (size_t)row * y->col_n;
-            if (!rig_row_matches(x, first + row, values, is_exact, &differ_n)) {
+            if (!rig_row_matches(x, first + row, values, &how, &differ_n)) {
                 return false;
             }
         }
-        if (x->is_bf16 && !x->bound.has_flips && differ_n > differ_max) {
+        if (x->rounded != DTYPE_F32 && x->rounded == y->rounded && !x->bound.has_flips &&
+            differ_n > differ_max) {
             printf("  %s: %zu elements are rounded another way\n", x->name, differ_n);
             return false;
         }

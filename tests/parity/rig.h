@@ -12,6 +12,7 @@
 
 #include "base/arena.h"
 #include "kernels/kern.h"
+#include "tests/parity/world.h"
 
 #define RIG_OUTS 8
 
@@ -21,13 +22,15 @@ struct parity_impl {
     const struct kern *kern;
     enum kern_isa isa;
     bool is_stand_in;
+    enum parity_form form;
+    bool is_16_bit; /* holds bf16 cases in bf16 and f32 cases in f16 */
 };
 
-/* |a - b| <= relative * max(largest |a| of the row, floor), and one bf16 unit of the larger one
- * more where the output is rounded to bf16; but then only a sixteenth of the elements may differ at
- * all, or a wrong rounding would pass (unless has_flips: inputs differ by roundings already). floor
- * is about the standard deviation that outputs of the seeded inputs have: a row of one element that
- * cancels to nothing has no scale of its own. */
+/* |a - b| <= relative * max(largest |a| of the row, floor), and one unit of the larger one more
+ * where the output is rounded to 16 bits; but where both are, only a sixteenth of the elements may
+ * differ at all, or a wrong rounding would pass (unless has_flips: inputs differ by roundings
+ * already). floor is about the standard deviation that outputs of the seeded inputs have: a row of
+ * one element that cancels to nothing has no scale of its own. */
 struct rig_bound {
     float relative;
     float floor;
@@ -40,7 +43,7 @@ struct rig_out {
     uint32_t col_n;
     float *values; /* [row_n, col_n] */
     struct rig_bound bound;
-    bool is_bf16;
+    enum dtype rounded; /* what it was rounded to; DTYPE_F32: not at all */
 };
 
 struct rig_buf;
@@ -49,6 +52,7 @@ struct rig {
     const struct kern *kern;
     struct kern_dev *dev;
     enum dtype held;
+    enum parity_form form;
     struct arena arena;
     struct rig_buf *bufs;
     void *state; /* what a case's prepare left for its run */

@@ -146,3 +146,12 @@ void world_view(const struct world *world, uint32_t first, uint32_t row_n, struc
         step->score_n = row_n;
     }
 }
+
+void world_view_set_form(struct world_view *view, enum parity_form form)
+{
+    struct kern_row *rows = (struct kern_row *)(uintptr_t)view->step.rows; /* the view's own */
+    for (uint32_t i = 0; i < view->row_n && form != PARITY_AS_GIVEN; i++) {
+        rows[i].flags &= ~(uint32_t)KERN_ROW_PROMPT;
+        rows[i].flags |= form == PARITY_PROMPT ? KERN_ROW_PROMPT : 0;
+    }
+}

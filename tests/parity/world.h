@@ -41,6 +41,9 @@ struct world {
     const struct kern_score_row *scores;
 };
 
+/* Backends that tell prompt rows from generated ones run every case in both forms. */
+enum parity_form { PARITY_AS_GIVEN, PARITY_GENERATED, PARITY_PROMPT };
+
 struct world_view {
     uint32_t first; /* world row of the step's row 0 */
     uint32_t row_n;
@@ -54,6 +57,9 @@ void world_deal_pages(struct world *world, uint64_t seed, struct arena *arena);
 
 /* The sequence of a world row. */
 const struct world_seq *world_seq_of(const struct world *world, uint32_t row);
+
+/* Makes all rows of a view generated ones, or prompt ones. */
+void world_view_set_form(struct world_view *view, enum parity_form form);
 
 /* A step over rows [first, first + row_n); its arrays live in the arena. Sample and score i are of
  * row row_n - 1 - i, so that neither can be taken for the other. */

@@ -9,11 +9,13 @@
 #include "kernels/random.h"
 #include "tests/sim/fake_model.h"
 
-void fake_rank_init(struct fake_rank *rank, const struct sched_config *config)
+void fake_rank_init(struct fake_rank *rank, const struct sched_config *config, uint32_t step_ahead)
 {
-    *rank = (struct fake_rank){.config = *config};
+    assert_true(step_ahead < FAKE_STEPS && config->slot_n <= FAKE_SLOTS);
+    *rank = (struct fake_rank){.config = *config, .step_ahead = step_ahead};
     rank->kv = mem_zalloc_n((size_t)config->page_n * LIMIT_KV_PAGE, sizeof *rank->kv);
     rank->last_tokens = mem_zalloc_n(config->slot_n, sizeof *rank->last_tokens);
+    rank->counts = mem_zalloc_n(config->slot_n, sizeof *rank->counts);
     rank->versions = mem_zalloc_n(LIMIT_VERSIONS, sizeof *rank->versions);
     rank->row_adapters = mem_zalloc_n(config->row_max, sizeof *rank->row_adapters);
 }
@@ -22,36 +24,38 @@ void fake_rank_done(struct fake_rank *rank)
 {
     mem_free(rank->kv);
     mem_free(rank->last_tokens);
+    mem_free(rank->counts);
     mem_free(rank->versions);
     mem_free(rank->row_adapters);
 }
 
-static void hash_bytes(struct fake_rank *rank, const void *data, size_t n)
+static void hash_bytes(uint64_t *hash, const void *data, size_t n)
 {
     const unsigned char *bytes = data;
     for (size_t i = 0; i < n; i++) {
-        rank->hash = (rank->hash ^ bytes[i]) * 0x100000001B3u;
+        *hash = (*hash ^ bytes[i]) * 0x100000001B3u;
     }
 }
 
-static void hash_batch(struct fake_rank *rank, const struct batch *b)
+static uint64_t hash_batch(uint64_t hash, const struct batch *b)
 {
-    hash_bytes(rank, &b->step, sizeof b->step);
-    hash_bytes(rank, batch_rows(b), b->row_n * sizeof(struct batch_row));
-    hash_bytes(rank, batch_seqs(b), b->seq_n * sizeof(struct batch_seq));
-    hash_bytes(rank, batch_pages(b), b->page_n * sizeof(uint32_t));
-    hash_bytes(rank, batch_segs(b), b->seg_n * sizeof(struct batch_seg));
-    hash_bytes(rank, batch_seg_rows(b), b->seg_row_n * sizeof(struct batch_seg_row));
+    hash_bytes(&hash, &b->step, sizeof b->step);
+    hash_bytes(&hash, batch_rows(b), b->row_n * sizeof(struct batch_row));
+    hash_bytes(&hash, batch_seqs(b), b->seq_n * sizeof(struct batch_seq));
+    hash_bytes(&hash, batch_pages(b), b->page_n * sizeof(uint32_t));
+    hash_bytes(&hash, batch_segs(b), b->seg_n * sizeof(struct batch_seg));
+    hash_bytes(&hash, batch_seg_rows(b), b->seg_row_n * sizeof(struct batch_seg_row));
     for (uint32_t i = 0; i < b->sample_n; i++) { /* the record has padding */
         const struct batch_sample *s = &batch_samples(b)[i];
-        hash_bytes(rank, s, offsetof(struct batch_sample, top_k));
-        hash_bytes(rank, &s->seed, sizeof s->seed);
-        hash_bytes(rank, &s->bias_n, sizeof s->bias_n);
-        hash_bytes(rank, &s->hist_n, sizeof s->hist_n);
+        hash_bytes(&hash, s, offsetof(struct batch_sample, top_k));
+        hash_bytes(&hash, &s->seed, sizeof s->seed);
+        hash_bytes(&hash, &s->bias_n, sizeof s->bias_n);
+        hash_bytes(&hash, &s->hist_n, sizeof s->hist_n);
     }
-    hash_bytes(rank, batch_biases(b), b->bias_n * sizeof(struct batch_bias));
-    hash_bytes(rank, batch_hist(b), b->hist_n * sizeof(uint32_t));
-    hash_bytes(rank, batch_scores(b), b->score_n * sizeof(struct batch_score));
+    hash_bytes(&hash, batch_biases(b), b->bias_n * sizeof(struct batch_bias));
+    hash_bytes(&hash, batch_hist(b), b->hist_n * sizeof(uint32_t));
+    hash_bytes(&hash, batch_scores(b), b->score_n * sizeof(struct batch_score));
+    return hash;
 }
 
 static void check_seqs(const struct fake_rank *rank, const struct batch *b)
@@ -94,9 +98,36 @@ static void check_biases(const struct batch *b)
     }
 }
 
-static uint64_t block_content(const struct fake_rank *rank, uint32_t version)
+/* What an unread step names nobody else may get: a page that both steps name belongs to one slot,
+ * and a slot that both name goes on where it was. */
+static void check_shared(const struct fake_rank *rank, const struct batch *older,
+                         const struct batch *b)
 {
-    const struct fake_block *block = rank->versions[version];
+    uint32_t owners[64] = {0}; /* slot + 1 by page */
+    assert_true(rank->config.page_n <= ARRAY_N(owners));
+    for (uint32_t i = 0; i < older->seq_n; i++) {
+        const struct batch_seq *seq = &batch_seqs(older)[i];
+        for (uint32_t k = 0; k < seq->page_n; k++) {
+            owners[batch_pages(older)[seq->page_first + k]] = seq->slot + 1;
+        }
+    }
+    for (uint32_t i = 0; i < b->seq_n; i++) {
+        const struct batch_seq *seq = &batch_seqs(b)[i];
+        for (uint32_t k = 0; k < seq->page_n; k++) {
+            uint32_t owner = owners[batch_pages(b)[seq->page_first + k]];
+            assert_true(owner == 0 || owner == seq->slot + 1);
+        }
+        for (uint32_t k = 0; k < older->seq_n; k++) {
+            const struct batch_seq *was = &batch_seqs(older)[k];
+            assert_true(was->slot != seq->slot ||
+                        batch_rows(older)[was->row_first + was->row_n - 1].pos + 1 ==
+                            batch_rows(b)[seq->row_first].pos);
+        }
+    }
+}
+
+static uint64_t block_content(const struct fake_block *block)
+{
     assert_non_null(block);
     for (size_t i = 0; i < ARRAY_N(block->filler); i++) {
         assert_true(block->filler[i] == block->content);
@@ -105,12 +136,13 @@ static uint64_t block_content(const struct fake_rank *rank, uint32_t version)
 }
 
 /* Segments are walked in batch order, which must be the requests' order for every row. */
-static void run_segs(struct fake_rank *rank, const struct batch *b)
+static void run_segs(struct fake_rank *rank, const struct fake_step *step)
 {
+    const struct batch *b = step->cmd.batch;
     memset(rank->row_adapters, 0, b->row_n * sizeof *rank->row_adapters);
     for (uint32_t i = 0; i < b->seg_n; i++) {
         const struct batch_seg *seg = &batch_segs(b)[i];
-        uint64_t content = block_content(rank, seg->version);
+        uint64_t content = block_content(step->blocks[i]);
         if (i > 0) {
             const struct batch_seg *before = &batch_segs(b)[i - 1];
             assert_true(before->order < seg->order ||
@@ -141,6 +173,9 @@ static void run_rows(struct fake_rank *rank, const struct batch *b)
         const struct batch_seq *seq = &batch_seqs(b)[i];
         for (uint32_t k = seq->row_first; k < seq->row_first + seq->row_n; k++) {
             const struct batch_row *row = &batch_rows(b)[k];
+            if (row->pos == 0) {
+                rank->counts[row->slot].n = 0; /* another sequence, or this one recomputed */
+            }
             bool is_last = row->flags & BATCH_ROW_FROM_SLOT;
             uint32_t token = is_last ? rank->last_tokens[row->slot] : row->token;
             *kv_at(rank, b, seq, row->pos) = fake_entry(token, row->pos, rank->row_adapters[k]);
@@ -162,22 +197,48 @@ static uint64_t row_fold(const struct fake_rank *rank, const struct batch *b, ui
     return fold;
 }
 
-static void run_step(struct fake_rank *rank)
+/* The token after a row, with the slot's counts as its history. */
+static struct batch_token run_sample(struct fake_rank *rank, const struct batch *b,
+                                     const struct batch_sample *sample)
 {
-    const struct batch *b = rank->step.batch;
-    struct batch_token *out = rank->step.tokens;
+    struct fake_counts *counts = &rank->counts[sample->slot];
+    struct batch_sample full = *sample;
+    bool has_penalty = sample->repetition_penalty != 1 || sample->presence_penalty != 0 ||
+                       sample->frequency_penalty != 0;
+    bool is_fresh = sample->flags & BATCH_SAMPLE_FRESH;
+    assert_true(has_penalty || !is_fresh);
+    assert_true(is_fresh ? sample->hist_n == sample->pos : sample->hist_n == 0);
+    if (is_fresh) {
+        memcpy(counts->tokens, batch_hist(b) + sample->hist_first,
+               sample->hist_n * sizeof *counts->tokens);
+        counts->n = sample->hist_n;
+        counts->prompt_n = sample->hist_prompt_n;
+    }
+    full.hist_n = has_penalty ? counts->n : 0;
+    full.hist_prompt_n = has_penalty ? counts->prompt_n : 0;
+    struct batch_token out = fake_sample(row_fold(rank, b, sample->row), &full,
+                                         batch_biases(b) + sample->bias_first, counts->tokens);
+    if (has_penalty) {
+        assert_true(counts->n < FAKE_CONTEXT);
+        counts->tokens[counts->n++] = out.token;
+    }
+    rank->last_tokens[sample->slot] = out.token;
+    rank->sample_n++;
+    return out;
+}
+
+static void run_step(struct fake_rank *rank, const struct fake_step *step)
+{
+    const struct batch *b = step->cmd.batch;
+    struct batch_token *out = step->cmd.tokens;
     check_seqs(rank, b);
     check_biases(b);
-    run_segs(rank, b);
+    run_segs(rank, step);
     run_rows(rank, b);
     for (uint32_t i = 0; i < b->sample_n; i++) {
         const struct batch_sample *sample = &batch_samples(b)[i];
         assert_int_equal(sample->pos, batch_rows(b)[sample->row].pos + 1);
-        *out =
-            fake_sample(row_fold(rank, b, sample->row), sample,
-                        batch_biases(b) + sample->bias_first, batch_hist(b) + sample->hist_first);
-        rank->last_tokens[sample->slot] = out->token;
-        out++;
+        *out++ = run_sample(rank, b, sample);
     }
     for (uint32_t i = 0; i < b->score_n; i++) {
         const struct batch_score *score = &batch_scores(b)[i];
@@ -186,36 +247,72 @@ static void run_step(struct fake_rank *rank)
     }
 }
 
+static void fake_set_version(struct fake_rank *rank, const struct rank_cmd *cmd)
+{
+    assert_true(cmd->version < LIMIT_VERSIONS);
+    for (uint32_t i = 0; i < rank->unread_n; i++) {
+        const struct batch *b = rank->steps[i].cmd.batch;
+        for (uint32_t k = 0; k < b->seg_n; k++) {
+            assert_int_not_equal(batch_segs(b)[k].version, cmd->version);
+        }
+    }
+    rank->versions[cmd->version] = cmd->block_dev;
+}
+
+static void fake_send_step(struct fake_rank *rank, const struct rank_cmd *cmd)
+{
+    const struct batch *b = cmd->batch;
+    assert_true(rank->unread_n <= rank->step_ahead);
+    for (uint32_t i = 0; i < rank->unread_n; i++) {
+        assert_ptr_not_equal(rank->steps[i].cmd.batch, b);
+        assert_ptr_not_equal(rank->steps[i].cmd.tokens, cmd->tokens);
+        check_shared(rank, rank->steps[i].cmd.batch, b);
+    }
+    rank->ahead_n += rank->unread_n > 0;
+    struct fake_step *step = &rank->steps[rank->unread_n++];
+    *step = (struct fake_step){.cmd = *cmd, .hash = hash_batch(0, b)};
+    assert_true(b->seg_n <= ARRAY_N(step->blocks));
+    for (uint32_t i = 0; i < b->seg_n; i++) {
+        step->blocks[i] = rank->versions[batch_segs(b)[i].version];
+    }
+}
+
 static void fake_send(void *arg, const struct rank_cmd *cmd)
 {
     struct fake_rank *rank = arg;
-    assert_false(rank->is_running || rank->is_quit);
+    assert_false(rank->is_quit);
     if (cmd->type == RANK_SET_VERSION) {
-        assert_true(cmd->version < LIMIT_VERSIONS);
-        rank->versions[cmd->version] = cmd->block_dev;
-        return;
+        fake_set_version(rank, cmd);
+    } else if (cmd->type == RANK_STEP) {
+        fake_send_step(rank, cmd);
+    } else {
+        rank->is_quit = true;
     }
-    rank->is_quit = cmd->type == RANK_QUIT;
-    rank->is_running = cmd->type == RANK_STEP;
-    rank->is_new = rank->is_running;
-    rank->step = *cmd;
+}
+
+bool fake_rank_is_due(const struct fake_rank *rank)
+{
+    const struct fake_step *step = &rank->steps[0];
+    return rank->unread_n > 0 && step->has_due && step->due_ns <= rank->now_ns;
 }
 
 static bool fake_receive(void *arg, struct rank_result *out)
 {
     struct fake_rank *rank = arg;
-    if (!rank->is_running || rank->now_ns < rank->due_ns) {
+    if (!fake_rank_is_due(rank)) {
         return false;
     }
-    uint64_t step = rank->step.batch->step;
-    hash_batch(rank, rank->step.batch);
-    rank->is_running = false;
+    struct fake_step step = rank->steps[0];
+    const struct batch *b = step.cmd.batch;
+    memmove(&rank->steps[0], &rank->steps[1], --rank->unread_n * sizeof *rank->steps);
+    assert_true(hash_batch(0, b) == step.hash);
+    rank->hash = hash_batch(rank->hash, b);
     rank->step_n++;
-    *out = (struct rank_result){.step = step};
-    if (step == rank->fail_step) {
+    *out = (struct rank_result){.step = b->step};
+    if (rank->fail_step != 0 && b->step >= rank->fail_step) {
         out->code = ERR_DEVICE_FAILURE;
     } else {
-        run_step(rank);
+        run_step(rank, &step);
     }
     return true;
 }

@@ -2,20 +2,24 @@
  * thread, a virtual clock, seeded chaos. The engine is only turned when the real thread would wake:
  * when it said it was busy, when its time came, or when somebody signalled it.
  *
- * For every seed: the same batches when run again; every token is what the model says of that
- * request alone; every request ends exactly once; no page, slot, pin, job, op or host copy is left.
- * GRAFT_LONG=1 runs more seeds, SIM_SEED=n one. */
+ * For every seed, with a rank that takes one step at a time and with one that takes the next step
+ * before it has answered: the same batches when run again; every token is what the model says of
+ * that request alone; every request ends exactly once; what an unread step names is neither free
+ * nor another's; no page, slot, pin, job, op or host copy is left; no more rows are fed in vain
+ * than steps were on their way. GRAFT_LONG=1 runs more seeds, SIM_SEED=n one. */
 #include "tests/test.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "adapters/registry_int.h"
 #include "base/base.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/core.h"
 #include "kernels/kern.h"
 #include "tests/sim/client.h"
+#include "tests/sim/fake_model.h"
 #include "tests/sim/fake_rank.h"
 #include "tests/sim/fake_store.h"
 
@@ -65,6 +69,8 @@ struct sim {
     bool is_draining;
     uint32_t lost_n;
     uint32_t preempt_n;
+    uint64_t token_n;   /* generated tokens that clients were told */
+    uint64_t discard_n; /* samples that nobody may have been told, at most */
     uint64_t event_hash;
 };
 
@@ -109,7 +115,7 @@ static void sim_init_ports(struct sim *sim, uint32_t event_n)
     sim->ports.notify_loop = sim_notify;
 }
 
-static void sim_init(struct sim *sim, uint64_t seed)
+static void sim_init(struct sim *sim, uint64_t seed, uint32_t step_ahead)
 {
     *sim = (struct sim){.seed = seed, .dice = {seed}, .now_ns = CLOCK_NS_PER_S};
     struct dice *dice = &sim->dice;
@@ -123,14 +129,15 @@ static void sim_init(struct sim *sim, uint64_t seed)
                   .page_n = 3 + dice_below(dice, 2 * slot_n),
                   .row_max = slot_n + LIMIT_PROMPT_CUT + dice_below(dice, 200),
                   .seq_page_max = 6},
-        .context_max = 6 * LIMIT_KV_PAGE,
+        .step_ahead = step_ahead,
+        .context_max = FAKE_CONTEXT,
         .fingerprint = "sim",
         .on_device_lost = sim_lost,
         .on_device_lost_arg = sim,
     };
     struct err err;
-    sim_init_ports(sim, 2 * core_step_events(&config.sched));
-    fake_rank_init(&sim->rank, &config.sched);
+    sim_init_ports(sim, core_events_min(&config.sched, step_ahead));
+    fake_rank_init(&sim->rank, &config.sched, step_ahead);
     sim->rank.fail_step = seed % 16 == 3 ? 1 + dice_below(dice, 100) : 0;
     sim->pool = mem_alloc(SIM_POOL + 64);
     config.registry.pool = (void *)ROUND_UP((uintptr_t)sim->pool, 64);
@@ -307,6 +314,19 @@ static void sim_work(struct sim *sim)
     }
 }
 
+/* Samples of a sequence that may come to nothing: ends by length are foreseen, an ending token is
+ * seen when the step after it is on its way, anything else when all are. */
+static uint32_t sim_discards(const struct sim *sim, const struct event *event)
+{
+    bool is_finished = event->type == EVENT_FINISHED;
+    if (is_finished && event->reason == FINISH_LENGTH) {
+        return 0;
+    }
+    bool is_token =
+        is_finished && (event->reason == FINISH_EOS || event->reason == FINISH_STOP_TOKEN);
+    return sim->rank.step_ahead + !is_token;
+}
+
 static void sim_event(struct sim *sim, const struct event *event)
 {
     sim->event_hash = (sim->event_hash ^ event->type) * 0x100000001B3u + event->step;
@@ -325,6 +345,8 @@ static void sim_event(struct sim *sim, const struct event *event)
         struct client *client = event->request->owner;
         client_check(client, event);
         sim->ended_n += client->is_ended;
+        sim->token_n += event->type == EVENT_TOKEN;
+        sim->discard_n += client->is_ended ? sim_discards(sim, event) : 0;
         sim->finished_n += event->type == EVENT_FINISHED;
         sim->preempt_n += client->is_ended ? client->request.stats.preempt_n : 0;
     }
@@ -340,21 +362,68 @@ static void sim_listen(struct sim *sim)
     }
 }
 
+/* The sequence in a slot. */
+static uint32_t sim_slot_id(const struct sched *sched, uint32_t slot)
+{
+    uint32_t id = 0;
+    while (sched->seqs[id].state == SCHED_FREE || sched->seqs[id].slot != slot) {
+        id++;
+        assert_true(id < sched->config.slot_n + sched->config.queue_n);
+    }
+    return id;
+}
+
+/* What unread steps name is still what it was. */
+static void sim_check_unread(const struct sim *sim)
+{
+    const struct sched *sched = core_sched(sim->core);
+    const struct registry *registry = core_registry(sim->core);
+    for (uint32_t i = 0; i < sim->rank.unread_n; i++) {
+        const struct batch *b = sim->rank.steps[i].cmd.batch;
+        for (uint32_t k = 0; k < b->seq_n; k++) {
+            const struct batch_seq *seq = &batch_seqs(b)[k];
+            uint32_t id = sim_slot_id(sched, seq->slot);
+            assert_true(sched->seqs[id].page_n >= seq->page_n);
+            assert_memory_equal(sched_pages(sched, id), batch_pages(b) + seq->page_first,
+                                seq->page_n * sizeof(uint32_t));
+        }
+        for (uint32_t k = 0; k < b->seg_n; k++) {
+            const struct placed *placed = &registry->placed[batch_segs(b)[k].version];
+            const char *block =
+                (const char *)registry->config.pool + registry->pool.nodes[placed->node].at;
+            assert_true(placed->entry != NONE && placed->pins > 0);
+            assert_ptr_equal(block, sim->rank.steps[i].blocks[k]);
+        }
+    }
+}
+
+/* Says when new steps will have been run: after the ones before, and not at once. */
+static void sim_run_rank(struct sim *sim)
+{
+    int64_t from_ns = sim->now_ns;
+    for (uint32_t i = 0; i < sim->rank.unread_n; i++) {
+        struct fake_step *step = &sim->rank.steps[i];
+        if (!step->has_due) {
+            step->has_due = true;
+            step->due_ns = from_ns + dice_below(&sim->dice, CLOCK_NS_PER_MS);
+        }
+        from_ns = MAX(from_ns, step->due_ns);
+    }
+    sim->rank.now_ns = sim->now_ns;
+}
+
 /* One instant: whatever happens in the world, then the engine if it would be awake. */
 static void sim_tick(struct sim *sim)
 {
     sim_work(sim);
     sim_listen(sim);
-    if (sim->rank.is_new) {
-        sim->rank.is_new = false;
-        sim->rank.due_ns = sim->now_ns + dice_below(&sim->dice, CLOCK_NS_PER_MS);
-    }
-    sim->rank.now_ns = sim->now_ns;
-    bool is_result = sim->rank.is_running && sim->rank.due_ns <= sim->now_ns;
+    sim_run_rank(sim);
+    bool is_result = fake_rank_is_due(&sim->rank);
     if (sim->is_signalled || is_result || sim->turn.is_busy || sim->turn.wake_ns <= sim->now_ns) {
         sim->is_signalled = false;
         core_turn(sim->core, sim->now_ns, &sim->turn);
         sched_check(core_sched(sim->core));
+        sim_check_unread(sim);
     }
     sim->now_ns += 1 + dice_below(&sim->dice, 400000);
 }
@@ -397,8 +466,12 @@ static void sim_end(struct sim *sim)
     assert_int_equal(registry_pool_used(core_registry(sim->core)), 0);
     assert_int_equal(registry_job_n(core_registry(sim->core)), 0);
     assert_int_equal(sim->job_n, 0);
+    assert_int_equal(sim->rank.unread_n, 0);
     assert_int_equal(sim->lost_n,
-                     sim->rank.fail_step != 0 && sim->rank.step_n == sim->rank.fail_step);
+                     sim->rank.fail_step != 0 && sim->rank.step_n >= sim->rank.fail_step);
+    assert_true(sim->lost_n == 0 || sim->rank.step_n <= sim->rank.fail_step + sim->rank.step_ahead);
+    assert_true(sim->rank.sample_n >= sim->token_n &&
+                sim->rank.sample_n - sim->token_n <= sim->discard_n);
 }
 
 /* Counts over all seeds: chaos that never meets a case proves nothing about it. */
@@ -408,14 +481,16 @@ struct tally {
     uint64_t finished_n;
     uint64_t preempt_n;
     uint64_t lost_n;
+    uint64_t ahead_n;
+    uint64_t discard_n;
     uint64_t run_n;
 };
 
-static uint64_t sim_run(uint64_t seed, struct tally *tally)
+static uint64_t sim_run(uint64_t seed, uint32_t step_ahead, struct tally *tally)
 {
     struct sim *sim = mem_alloc(sizeof *sim);
     uint32_t tick_n = 0;
-    sim_init(sim, seed);
+    sim_init(sim, seed, step_ahead);
     while (sim->sent_n < SIM_CLIENTS || sim->ended_n < SIM_CLIENTS) {
         sim_chaos(sim);
         sim_tick(sim);
@@ -427,6 +502,8 @@ static uint64_t sim_run(uint64_t seed, struct tally *tally)
     tally->finished_n += sim->finished_n;
     tally->preempt_n += sim->preempt_n;
     tally->lost_n += sim->lost_n;
+    tally->ahead_n += sim->rank.ahead_n;
+    tally->discard_n += sim->rank.sample_n - sim->token_n;
     tally->run_n++;
     uint64_t hash = sim->rank.hash ^ sim->event_hash;
     sim_done(sim);
@@ -434,36 +511,57 @@ static uint64_t sim_run(uint64_t seed, struct tally *tally)
     return hash;
 }
 
-static void chaos_ends_well(void **state)
+static void chaos(uint32_t step_ahead)
 {
-    (void)state;
     const char *one = getenv("SIM_SEED");
     uint64_t first = one ? strtoull(one, NULL, 10) : 1;
     uint64_t n = one ? 1 : getenv("GRAFT_LONG") ? 5000 : SIM_SEEDS;
     struct tally tally = {0};
     for (uint64_t seed = first; seed < first + n; seed++) {
         print_message("%llu ", (unsigned long long)seed); /* the last one printed has failed */
-        uint64_t hash = sim_run(seed, &tally);
-        assert_true(hash == sim_run(seed, &tally));
+        uint64_t hash = sim_run(seed, step_ahead, &tally);
+        assert_true(hash == sim_run(seed, step_ahead, &tally));
     }
-    print_message("\nsteps %llu, with several segments %llu, finished %llu, preemptions %llu, "
-                  "devices lost %llu\n",
-                  (unsigned long long)tally.step_n, (unsigned long long)tally.mixed_n,
-                  (unsigned long long)tally.finished_n, (unsigned long long)tally.preempt_n,
+    print_message("\nsteps %llu, sent ahead %llu, with several segments %llu, finished %llu, "
+                  "preemptions %llu, samples discarded %llu, devices lost %llu\n",
+                  (unsigned long long)tally.step_n, (unsigned long long)tally.ahead_n,
+                  (unsigned long long)tally.mixed_n, (unsigned long long)tally.finished_n,
+                  (unsigned long long)tally.preempt_n, (unsigned long long)tally.discard_n,
                   (unsigned long long)tally.lost_n);
     if (!one) {
         assert_true(tally.mixed_n > 10 * tally.run_n && 2 * tally.preempt_n > tally.run_n &&
-                    tally.finished_n > 20 * tally.run_n && tally.lost_n > 0);
+                    tally.finished_n > 20 * tally.run_n && tally.lost_n > 0 && tally.discard_n > 0);
+        assert_true(step_ahead == 0 ? tally.ahead_n == 0 : 2 * tally.ahead_n > tally.step_n);
     }
 }
 
-/* Nobody takes events while a step runs and refusals flood the ring: what the running step may say
- * keeps its room, and the rest waits in the inbox. */
-static void full_ring_holds_back(void **state)
+static void chaos_ends_well(void **state)
 {
     (void)state;
+    chaos(0);
+}
+
+static void chaos_ends_well_one_step_ahead(void **state)
+{
+    (void)state;
+    chaos(1);
+}
+
+/* Whatever is under way is answered from now on. */
+static void sim_run_at_once(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->rank.unread_n; i++) {
+        sim->rank.steps[i].has_due = true;
+        sim->rank.steps[i].due_ns = sim->rank.now_ns;
+    }
+}
+
+/* Nobody takes events while steps run and refusals flood the ring: what the steps under way may say
+ * keeps its room, and the rest waits in the inbox. */
+static void full_ring(uint32_t step_ahead, uint32_t reserve)
+{
     struct sim *sim = mem_alloc(sizeof *sim);
-    sim_init(sim, 2);
+    sim_init(sim, 2, step_ahead);
     uint32_t event_n = sim->ports.events.mask + 1;
     struct client *client = &sim->clients[0];
     client_make(client, &sim->dice, 1, sim->now_ns);
@@ -474,8 +572,7 @@ static void full_ring_holds_back(void **state)
     client->request.deadline_ns = CLOCK_NEVER;
     sim_send(sim, INBOX_CQ, MSG_REQUEST, 1, &client->request);
     core_turn(sim->core, sim->now_ns, &sim->turn);
-    assert_true(sim->rank.is_running);
-    sim->rank.due_ns = 1;
+    assert_int_equal(sim->rank.unread_n, step_ahead + 1);
     sim_send(sim, INBOX_LOOP, MSG_DRAIN, 0, NULL);
     struct client *flood = &sim->clients[1];
     client_make(flood, &sim->dice, 2, sim->now_ns);
@@ -484,13 +581,14 @@ static void full_ring_holds_back(void **state)
         core_turn(sim->core, sim->now_ns, &sim->turn);
     }
     assert_int_equal(ring_free_n(&sim->ports.inbox[INBOX_CQ]), 0);
-    assert_int_equal(ring_free_n(&sim->ports.events), 59 + 2 + 1); /* scores, token, end; flush */
+    /* a refusal and its flush take two, so one may be over */
+    assert_in_range(ring_free_n(&sim->ports.events), reserve, reserve + 1);
     assert_true(!sim->turn.is_busy && sim->turn.wake_ns > sim->now_ns);
-    sim->rank.now_ns = 1;
-    core_turn(sim->core, sim->now_ns, &sim->turn);
     struct event event;
     uint32_t token_n = 0;
     while (!client->is_ended || ring_n(&sim->ports.inbox[INBOX_CQ]) > 0) {
+        sim_run_at_once(sim);
+        core_turn(sim->core, sim->now_ns, &sim->turn);
         while (ring_pop(&sim->ports.events, &event)) {
             bool is_client = event.request == &client->request;
             if (is_client) {
@@ -498,10 +596,90 @@ static void full_ring_holds_back(void **state)
             }
             token_n += is_client && event.type == EVENT_TOKEN;
         }
-        core_turn(sim->core, sim->now_ns, &sim->turn);
     }
     assert_int_equal(client->prompt_seen_n, 59);
     assert_true(token_n > 0);
+    sim_done(sim);
+    mem_free(sim);
+}
+
+static void full_ring_holds_back(void **state)
+{
+    (void)state;
+    full_ring(0, 59 + 2 + 1);         /* scores, token and its end; flush */
+    full_ring(1, 59 + 2 + 1 + 2 + 1); /* and the second token */
+}
+
+/* One request alone, from its first turn to the answer of its first step. */
+static void start_one(struct sim *sim, uint32_t eos_n, uint32_t eos)
+{
+    struct client *client = &sim->clients[0];
+    sim_init(sim, 2, 1);
+    client_make(client, &sim->dice, 1, sim->now_ns);
+    struct request *request = &client->request;
+    request->max_tokens = 30;
+    request->min_tokens = 0;
+    request->eos_n = eos_n;
+    request->eos_tokens[0] = eos;
+    request->stop_n = 0;
+    request->prompt_logprobs = -1;
+    request->token_n = 10;
+    request->adapter_n = 0;
+    request->deadline_ns = CLOCK_NEVER;
+    sim_send(sim, INBOX_CQ, MSG_REQUEST, 1, request);
+    core_turn(sim->core, sim->now_ns, &sim->turn);
+    assert_int_equal(sim->rank.unread_n, 2);
+    sim->rank.steps[0].has_due = true;
+    core_turn(sim->core, sim->now_ns, &sim->turn);
+}
+
+/* Takes all events; the last one of the request and its token, if there is one. */
+static enum event_type drain_one(struct sim *sim, uint32_t *out_token)
+{
+    enum event_type last = EVENT_STEP_END;
+    struct event event;
+    while (ring_pop(&sim->ports.events, &event)) {
+        if (event.type != EVENT_STEP_END) {
+            client_check(&sim->clients[0], &event);
+            last = event.type;
+        }
+        *out_token = event.type == EVENT_TOKEN ? event.token.token : *out_token;
+    }
+    return last;
+}
+
+/* An ending token is told with its end, though a step that has a row of the sequence is on its way;
+ * the slot and the pages are free when that one was read. */
+static void end_is_told_at_once(void **state)
+{
+    (void)state;
+    struct sim *sim = mem_alloc(sizeof *sim);
+    uint32_t first = FAKE_VOCAB;
+    start_one(sim, 0, 0);
+    assert_int_equal(drain_one(sim, &first), EVENT_TOKEN);
+    assert_int_equal(sim->rank.unread_n, 2);
+    sim_send(sim, INBOX_CQ, MSG_CANCEL, 1, NULL);
+    core_turn(sim->core, sim->now_ns, &sim->turn);
+    assert_int_equal(drain_one(sim, &first), EVENT_STEP_END); /* a step runs */
+    sim->clients[0].is_cancelled = true;
+    while (sim->rank.unread_n > 0) {
+        sim_run_at_once(sim);
+        core_turn(sim->core, sim->now_ns, &sim->turn);
+    }
+    assert_int_equal(drain_one(sim, &first), EVENT_FINISHED);
+    sim_done(sim);
+
+    start_one(sim, 1, first);
+    const struct sched *sched = core_sched(sim->core);
+    assert_int_equal(drain_one(sim, &first), EVENT_FINISHED);
+    assert_int_equal(sim->rank.unread_n, 1); /* and no other was sent */
+    assert_int_equal(sched->free_slot_n, sched->config.slot_n - 1);
+    assert_int_equal(sched->pages.free_n, sched->config.page_n - 1);
+    sim_run_at_once(sim);
+    core_turn(sim->core, sim->now_ns, &sim->turn);
+    assert_int_equal(sim->rank.unread_n, 0);
+    assert_int_equal(sched->free_slot_n, sched->config.slot_n);
+    assert_int_equal(sched->pages.free_n, sched->config.page_n);
     sim_done(sim);
     mem_free(sim);
 }
@@ -510,7 +688,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(full_ring_holds_back),
+        cmocka_unit_test(end_is_told_at_once),
         cmocka_unit_test(chaos_ends_well),
+        cmocka_unit_test(chaos_ends_well_one_step_ahead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "tests/unit/cpu_paths.h"
+#include "tests/step.h"
 
 #define DIM 16u
 
@@ -84,10 +85,10 @@ static float run(struct world *world, uint32_t row_n, float value)
             ((float *)world->x)[r] = value;
         }
     }
-    kern_cpu.begin_step(world->dev, &step);
+    step_begin(&kern_cpu, world->dev, &step);
     kern_cpu.linear(world->dev, &world->linear);
     kern_cpu.attend(world->dev, &world->attend);
-    assert_int_equal(kern_cpu.end_step(world->dev), 0);
+    assert_int_equal(step_end(&kern_cpu, world->dev), 0);
     size_t last = (size_t)row_n * DIM - 1;
     return world->held == DTYPE_BF16 ? bf16_to_f32(((uint16_t *)world->out)[last])
                                      : ((float *)world->out)[last];

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "kernels/effect.h"
 #include "tests/unit/cpu_paths.h"
+#include "tests/step.h"
 
 #define ROWS     150u
 #define K        1100u /* a band is 96 rows of this, 144 as pairs of bf16 */
@@ -95,9 +96,9 @@ static void run(struct world *world, uint32_t first, uint32_t n)
         .out = world->out,
     };
     cut_segments(world, first, n, &step);
-    kern_cpu.begin_step(world->dev, &step);
+    step_begin(&kern_cpu, world->dev, &step);
     kern_cpu.linear(world->dev, &op);
-    assert_int_equal(kern_cpu.end_step(world->dev), 0);
+    assert_int_equal(step_end(&kern_cpu, world->dev), 0);
 }
 
 static void check(const struct cpu_paths_entry *entry, enum dtype held, uint32_t thread_n,

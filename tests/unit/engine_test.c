@@ -1,5 +1,6 @@
 /* The engine with its real threads, on ref and a small checkpoint: requests with adapters from one
- * thread, jobs on another, events on a third; then a lost device. And the plan's sums. */
+ * thread, jobs on another, events on a third; the same with a backend that is a step ahead; then a
+ * lost device. And the plan's sums. */
 #include "tests/test.h"
 
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/keymap.h"
 #include "kernels/fault/fault.h"
+#include "kernels/random.h"
 #include "sched/event.h"
 #include "sched/request.h"
 
@@ -20,11 +22,71 @@
 #define REQUESTS 24
 #define GIB      (1ull << 30)
 
+#define LATE_STEPS   2
+#define LATE_RESULTS 1024
+
 static void check(int rc, const struct err *err)
 {
     if (rc) {
         fail_msg("%s: %s", err_name(rc), err->text);
     }
+}
+
+/* ref as a backend that answers late: a step is run when it ends but shown as running for a while,
+ * during which it takes another one. */
+struct late_step {
+    struct kern_token tokens[LATE_RESULTS];
+    uint32_t result_n;
+    int64_t due_ns;
+};
+
+static struct late {
+    struct kern kern;
+    struct late_step steps[LATE_STEPS]; /* oldest first */
+    uint32_t step_n;
+    uint32_t begun_n;
+    uint32_t read_n;
+    uint32_t ahead_n;   /* steps taken before the one before was read */
+    uint32_t fail_step; /* this one and all later ones fail; 0 = none */
+} late;
+
+static void late_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n)
+{
+    assert_true(late.step_n < LATE_STEPS && result_n <= LATE_RESULTS);
+    late.ahead_n += late.step_n > 0;
+    struct late_step *step = &late.steps[late.step_n++];
+    kern_ref.end_step(dev, results, result_n);
+    assert_int_equal(kern_ref.read_step(dev, step->tokens, true), 0);
+    step->result_n = result_n;
+    /* some are due at once, some before the rank naps, some after that */
+    step->due_ns = clock_now_ns() + late.begun_n++ % 4 * 150000;
+}
+
+static int late_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
+{
+    (void)dev;
+    assert_true(late.step_n > 0 && !is_waiting);
+    if (clock_now_ns() < late.steps[0].due_ns) {
+        return 1;
+    }
+    late.read_n++;
+    if (late.fail_step > 0 && late.read_n >= late.fail_step) {
+        assert_int_equal(late.read_n, late.fail_step); /* nobody asks after a loss */
+        return ERR_DEVICE_FAILURE;
+    }
+    memcpy(out, late.steps[0].tokens, late.steps[0].result_n * sizeof *out);
+    late.steps[0] = late.steps[1];
+    late.step_n--;
+    return 0;
+}
+
+static const struct kern *late_start(uint32_t fail_step)
+{
+    late = (struct late){.kern = kern_ref, .fail_step = fail_step};
+    late.kern.step_ahead = LATE_STEPS - 1;
+    late.kern.end_step = late_end_step;
+    late.kern.read_step = late_read_step;
+    return &late.kern;
 }
 
 /* The daemon without a server: this thread sends requests, `loop` runs jobs, `egress` listens. */
@@ -41,10 +103,11 @@ struct house {
     struct ring_flag is_lost;
     struct request requests[REQUESTS];
     uint32_t prompts[REQUESTS][90];
-    uint32_t token_n;    /* of egress */
-    uint32_t finished_n; /* of egress */
-    uint32_t failed_n;   /* of egress: ERR_DEVICE_FAILURE */
-    uint32_t op_n;       /* of egress */
+    uint64_t told[REQUESTS]; /* of egress: what each request's tokens come to */
+    uint32_t token_n;        /* of egress */
+    uint32_t finished_n;     /* of egress */
+    uint32_t failed_n;       /* of egress: ERR_DEVICE_FAILURE */
+    uint32_t op_n;           /* of egress */
 };
 
 static void house_notify(void *arg)
@@ -79,7 +142,11 @@ static void house_loop(void *arg)
 
 static void house_event(struct house *house, const struct event *event)
 {
-    house->token_n += event->type == EVENT_TOKEN;
+    if (event->type == EVENT_TOKEN) {
+        uint64_t *told = &house->told[event->request->key - 1];
+        *told = kern_mix64(*told + event->token.token + 1);
+        house->token_n++;
+    }
     house->finished_n += event->type == EVENT_FINISHED;
     house->op_n += event->type == EVENT_ADAPTER_OP;
     if (event->type == EVENT_FAILED) {
@@ -180,7 +247,10 @@ static void house_request(struct house *house, uint32_t i)
         .tokens = house->prompts[i],
         .token_n = 1 + i * 37 % 90,
         .max_tokens = 1 + i % 9,
-        .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = i},
+        .sampling = {.temperature = 1,
+                     .top_p = 1,
+                     .repetition_penalty = i % 4 == 1 ? 1.5f : 1,
+                     .seed = i},
         .top_logprobs = -1,
         .prompt_logprobs = -1,
         .adapter_n = i % 3,
@@ -218,15 +288,13 @@ static void house_stop(struct house *house)
     ring_done(&house->ports.jobs);
 }
 
-static void threads_serve(void **state)
+static void serve(struct house *house, const struct kern *kern)
 {
-    (void)state;
-    struct house *house = mem_alloc(sizeof *house);
     struct adapter out;
     struct adapter_op op = {
         .type = ADAPTER_OP_LOAD, .name = "b", .key = 1000, .out = &out, .out_max = 1};
     uint32_t want_n = 0;
-    house_start(house, &kern_ref);
+    house_start(house, kern);
     house_send(house, INBOX_CQ, MSG_ADAPTER_OP, &op);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         house_request(house, i);
@@ -238,15 +306,25 @@ static void threads_serve(void **state)
     assert_int_equal(house->token_n, want_n);
     assert_int_equal(house->op_n, 1);
     assert_false(ring_flag_is_raised(&house->is_lost));
-    mem_free(house);
 }
 
-static void lost_device_ends_all(void **state)
+static void threads_serve(void **state)
 {
     (void)state;
     struct house *house = mem_alloc(sizeof *house);
-    fault_set(&kern_ref, &(struct fault_plan){.fail_step = 3});
-    house_start(house, &kern_fault);
+    struct house *ahead = mem_alloc(sizeof *ahead);
+    serve(house, &kern_ref);
+    serve(ahead, late_start(0));
+    assert_true(late.ahead_n > 10);
+    assert_memory_equal(ahead->told, house->told, sizeof house->told);
+    mem_free(ahead);
+    mem_free(house);
+}
+
+static void lose(const struct kern *kern)
+{
+    struct house *house = mem_alloc(sizeof *house);
+    house_start(house, kern);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         house_request(house, i);
     }
@@ -255,6 +333,15 @@ static void lost_device_ends_all(void **state)
     assert_true(house->failed_n > 0);
     assert_int_equal(house->finished_n + house->failed_n, REQUESTS);
     mem_free(house);
+}
+
+static void lost_device_ends_all(void **state)
+{
+    (void)state;
+    fault_set(&kern_ref, &(struct fault_plan){.fail_step = 3});
+    lose(&kern_fault);
+    lose(late_start(3));
+    assert_true(late.ahead_n > 0);
 }
 
 static void plan_adds_up(void **state)

@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "kernels/fault/fault.h"
+#include "tests/step.h"
 
 static struct kern_dev *fault_device(const struct fault_plan *plan)
 {
@@ -21,11 +22,11 @@ static int fault_step(struct kern_dev *dev)
     const struct kern_step step = {.rows = rows, .row_n = 1};
     const float w = 2;
     float h = 0;
-    kern_fault.begin_step(dev, &step);
+    step_begin(&kern_fault, dev, &step);
     kern_fault.embed(
         dev, &(struct kern_embed){.w = &w, .vocab_n = 1, .hidden = 1, .multiplier = 1, .h = &h});
     assert_true(h == 2);
-    return kern_fault.end_step(dev);
+    return step_end(&kern_fault, dev);
 }
 
 static void test_no_faults(void **state)
@@ -52,6 +53,23 @@ static void test_steps(void **state)
     for (uint32_t i = 1; i <= 6; i++) {
         assert_int_equal(fault_step(dev), i >= 2 ? ERR_DEVICE_FAILURE : 0);
     }
+    kern_fault.close(dev);
+}
+
+/* A step that never ends is "not yet" for those who look, and a lost device after the silence. */
+static void test_hang(void **state)
+{
+    (void)state;
+    struct kern_dev *dev =
+        fault_device(&(struct fault_plan){.hang_step = 2, .silence_ns = 20000000});
+    assert_int_equal(fault_step(dev), 0);
+    const struct kern_row rows[1] = {{0}};
+    const struct kern_step step = {.rows = rows, .row_n = 1};
+    step_begin(&kern_fault, dev, &step);
+    kern_fault.end_step(dev, NULL, 0);
+    assert_int_equal(kern_fault.read_step(dev, NULL, false), 1);
+    assert_int_equal(kern_fault.read_step(dev, NULL, true), ERR_DEVICE_FAILURE);
+    assert_int_equal(kern_fault.read_step(dev, NULL, false), ERR_DEVICE_FAILURE);
     kern_fault.close(dev);
 }
 
@@ -98,9 +116,8 @@ static void test_reserve(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_faults),
-        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_chance),
+        cmocka_unit_test(test_no_faults), cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_hang),      cmocka_unit_test(test_chance),
         cmocka_unit_test(test_reserve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include "kernels/effect.h"
 #include "kernels/fmath.h"
 #include "kernels/kern.h"
+#include "tests/step.h"
 
 #define NEAR 1e-6
 
@@ -88,9 +89,9 @@ static void test_embed(void **state)
                             .hidden = 2,
                             .multiplier = 3,
                             .h = REF_PUT(dev, 0, 0, 0, 0)};
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.embed(dev, &op);
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     assert_true(op.h[0] == 3.0f && op.h[1] == 3 * 1.015625f);
     assert_true(op.h[2] == 3.0f && op.h[3] == 6.0f);
     kern_ref.close(dev);
@@ -110,9 +111,9 @@ static void test_join(void **state)
                            .gain = REF_PUT(dev, 1, 10),
                            .eps = 0.5f,
                            .x = REF_PUT(dev, 0, 0)};
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.join(dev, &op);
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     assert_near(op.h[0], 3);
     assert_near(op.h[1], 4);
     /* mean of squares 12.5, eps 0.5: divided by sqrt 13 */
@@ -162,9 +163,9 @@ static void test_lowrank(void **state)
         .sites = {{.n = 1, .w = REF_PUT(dev, 100, 1000), .bias = REF_PUT(dev, 7)}},
         .post = KERN_POST_STORE,
         .out = REF_PUT(dev, 0, 0)};
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.linear(dev, &op);
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     /* row 0: A x = (1, 3), B u = 7: 2107 + 1 * 0.5 * 7 - 0.25 * 2 * 70; row 1: A x = (3, 7) */
     assert_near(((float *)op.out)[0], 2107 + 3.5 - 35);
     assert_near(((float *)op.out)[1], 4307 + 4 * 0.5 * 17);
@@ -185,9 +186,9 @@ static void test_act_mul(void **state)
         .sites = {{.n = 2, .w = REF_PUT(dev, 1, -2)}, {.n = 2, .w = REF_PUT(dev, 3, 5)}},
         .post = KERN_POST_ACT_MUL,
         .out = REF_PUT(dev, 0, 0)};
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.linear(dev, &op);
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     assert_near(((float *)op.out)[0], 3 / (1 + exp(-1)));
     assert_near(((float *)op.out)[1], 5 * -2 / (1 + exp(2)));
     kern_ref.close(dev);
@@ -235,10 +236,10 @@ static void test_heads_and_attend(void **state)
                                  .scale = 0.25f,
                                  .q = op.heads.q_out,
                                  .out = REF_PUT(dev, 0, 0, 0, 0)};
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.linear(dev, &op);
     kern_ref.attend(dev, &attend);
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     /* q0: (3, 4) / sqrt 12.5, gains (1, 2), angle 0, scale 2 */
     const float *q = op.heads.q_out;
     assert_near(q[0], 6 / sqrt(12.5));
@@ -280,7 +281,7 @@ static void test_sample_and_score(void **state)
     float *logits = REF_PUT(dev, 0, 0, 0, 0);
     struct kern_token token;
     struct kern_token scored[2];
-    kern_ref.begin_step(dev, &step);
+    step_begin(&kern_ref, dev, &step);
     kern_ref.head(dev,
                   &(struct kern_head){.x = x, .w = w, .vocab_n = 4, .hidden = 1, .logits = logits});
     kern_ref.sample(dev, &(struct kern_sample){.logits = logits, .vocab_n = 4, .out = &token});
@@ -291,7 +292,7 @@ static void test_sample_and_score(void **state)
                                              .logits = logits,
                                              .logit_rows = 1,
                                              .out = scored});
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     double down = log(1 + 2 * exp(-1) + exp(-2)); /* of row 1: logits (0, -1, -2, -1) */
     double up = log(1 + 2 * exp(1) + exp(2));     /* of row 0: logits (0, 1, 2, 1) */
     assert_int_equal(token.token, 0);
@@ -309,12 +310,12 @@ static void test_sample_and_score(void **state)
     const struct kern_row next[1] = {{.token = 2, .slot = 3, .flags = KERN_ROW_FROM_SLOT}};
     struct kern_step next_step = {.rows = next, .row_n = 1};
     float *h = REF_PUT(dev, -1);
-    kern_ref.begin_step(dev, &next_step);
+    step_begin(&kern_ref, dev, &next_step);
     kern_ref.embed(
         dev,
         &(struct kern_embed){
             .w = REF_PUT(dev, 5, 6, 7, 8), .vocab_n = 4, .hidden = 1, .multiplier = 1, .h = h});
-    assert_int_equal(kern_ref.end_step(dev), 0);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
     assert_near(h[0], 5);
     kern_ref.close(dev);
 }

@@ -20,6 +20,7 @@ struct bench {
     uint32_t vocab_n;
     const struct kern_bias *biases;
     const uint32_t *hist;
+    uint16_t counts[VOCAB];
     struct sample_scratch scratch;
     void *memory;
 };
@@ -36,9 +37,6 @@ static int bench_init(void **state)
 static int bench_done(void **state)
 {
     struct bench *b = *state;
-    for (uint32_t i = 0; i < VOCAB; i++) {
-        assert_int_equal(b->scratch.counts[i], 0);
-    }
     mem_free(b->memory);
     mem_free(b);
     return 0;
@@ -60,7 +58,8 @@ static struct kern_token bench_run(struct bench *b, const struct kern_sample_row
                                .lse = sample_lse(b->logits, b->vocab_n),
                                .row = row,
                                .biases = b->biases,
-                               .hist = b->hist};
+                               .hist = b->hist,
+                               .counts = b->counts};
     sample_row(&args, &b->scratch, &out);
     return out;
 }
@@ -132,6 +131,7 @@ static void test_penalties(void **state)
     b->hist = hist;
     struct kern_sample_row row = neutral;
     row.temperature = 0;
+    row.flags = KERN_SAMPLE_FRESH;
     row.hist_first = 2;
     row.hist_n = 6;
     row.hist_prompt_n = 2; /* prompt 0 0, output 1 1 1 */
@@ -158,9 +158,39 @@ static void test_penalties(void **state)
     b->hist = hist + 4;
     row = neutral;
     row.temperature = 0;
+    row.flags = KERN_SAMPLE_FRESH;
     row.hist_n = 1;
     row.repetition_penalty = 2;
     assert_int_equal(bench_run(b, &row).token, 0);
+}
+
+/* History travels once; what is sampled is counted from then on, until the slot begins anew. */
+static void test_counts_stay(void **state)
+{
+    struct bench *b = *state;
+    const uint32_t hist[] = {0, 2, 2};
+    struct kern_sample_row row = neutral;
+    row.temperature = 0;
+    row.frequency_penalty = 1;
+    row.flags = KERN_SAMPLE_FRESH;
+    row.hist_n = 3;
+    row.hist_prompt_n = 1;
+    bench_set(b, (const float[]){3, 2.5f, 4, -9}, 4);
+    b->hist = hist;
+    assert_int_equal(bench_run(b, &row).token, 0); /* 2 counts twice; 0 is of the prompt */
+    row.flags = 0;
+    row.hist_n = 0;
+    assert_int_equal(bench_run(b, &row).token, 1); /* 0 counts once now: 2 2.5 2 */
+    assert_int_equal(bench_run(b, &row).token, 0); /* 2 1.5 2, ties to the smaller id */
+    assert_int_equal(bench_run(b, &row).token, 2); /* 1 1.5 2 */
+    assert_int_equal(b->counts[0], SAMPLE_IN_PROMPT | 2);
+    row.frequency_penalty = 0;
+    assert_int_equal(bench_run(b, &row).token, 2); /* no penalty: neither read nor counted */
+    assert_int_equal(b->counts[2], 3);
+    row.frequency_penalty = 1;
+    row.flags = KERN_SAMPLE_FRESH;
+    assert_int_equal(bench_run(b, &row).token, 2); /* forgotten */
+    assert_int_equal(b->counts[0], 0);
 }
 
 static void test_cuts(void **state)
@@ -367,10 +397,15 @@ int main(void)
 {
 #define SAMPLE_TEST(f) cmocka_unit_test_setup_teardown(f, bench_init, bench_done)
     const struct CMUnitTest tests[] = {
-        SAMPLE_TEST(test_greedy),   SAMPLE_TEST(test_forbidden_row),
-        SAMPLE_TEST(test_bias),     SAMPLE_TEST(test_penalties),
-        SAMPLE_TEST(test_cuts),     SAMPLE_TEST(test_distribution),
-        SAMPLE_TEST(test_seed),     SAMPLE_TEST(test_equals_full_sort),
+        SAMPLE_TEST(test_greedy),
+        SAMPLE_TEST(test_forbidden_row),
+        SAMPLE_TEST(test_bias),
+        SAMPLE_TEST(test_penalties),
+        SAMPLE_TEST(test_counts_stay),
+        SAMPLE_TEST(test_cuts),
+        SAMPLE_TEST(test_distribution),
+        SAMPLE_TEST(test_seed),
+        SAMPLE_TEST(test_equals_full_sort),
         SAMPLE_TEST(test_logprobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

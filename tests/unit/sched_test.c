@@ -1,5 +1,6 @@
-/* The scheduler alone: pages, order, cuts, preemption and recompute; then seeded chaos, in which
- * every sequence must be fed each position exactly once between two losses of its pages. */
+/* The scheduler alone: pages, order, cuts, preemption and recompute, with steps read at once and
+ * with steps read late; then seeded chaos, in which every sequence must be fed each position
+ * exactly once between two losses of its pages. */
 #include "tests/test.h"
 
 #include "base/base.h"
@@ -11,10 +12,15 @@
 #include "sched/pages.h"
 #include "sched/sched.h"
 
+#define PLANS 3
+
 struct bench {
     struct sched sched;
     void *memory;
-    struct sched_plan plan;
+    struct sched_plan plans[PLANS]; /* in turn: the newest one is `plan` */
+    struct sched_plan plan;         /* a view of it */
+    uint32_t plan_n;
+    uint32_t read_n;
     uint64_t arrival;
 };
 
@@ -31,16 +37,20 @@ static void bench_init(struct bench *b, uint32_t slot_n, uint32_t queue_n, uint3
     *b = (struct bench){0};
     b->memory = mem_alloc(sched_bytes(&config));
     sched_init(&b->sched, &config, b->memory);
-    b->plan.items = mem_zalloc_n(slot_n, sizeof *b->plan.items);
-    b->plan.started = mem_zalloc_n(slot_n, sizeof *b->plan.started);
-    b->plan.preempted = mem_zalloc_n(slot_n, sizeof *b->plan.preempted);
+    for (uint32_t i = 0; i < PLANS; i++) {
+        b->plans[i].items = mem_zalloc_n(slot_n, sizeof *b->plan.items);
+        b->plans[i].started = mem_zalloc_n(slot_n, sizeof *b->plan.started);
+        b->plans[i].preempted = mem_zalloc_n(slot_n, sizeof *b->plan.preempted);
+    }
 }
 
 static void bench_done(struct bench *b)
 {
-    mem_free(b->plan.items);
-    mem_free(b->plan.started);
-    mem_free(b->plan.preempted);
+    for (uint32_t i = 0; i < PLANS; i++) {
+        mem_free(b->plans[i].items);
+        mem_free(b->plans[i].started);
+        mem_free(b->plans[i].preempted);
+    }
     mem_free(b->memory);
 }
 
@@ -56,22 +66,24 @@ static uint32_t bench_add(struct bench *b, uint32_t prompt_n, uint32_t max_token
 
 static void bench_step(struct bench *b)
 {
-    sched_step(&b->sched, &b->plan);
+    struct sched_plan *plan = &b->plans[b->plan_n % PLANS];
+    assert_true(b->plan_n - b->read_n < PLANS);
+    sched_step(&b->sched, plan);
+    b->plan = *plan;
+    b->plan_n += plan->row_n > 0;
     sched_check(&b->sched);
 }
 
-/* Answers the step: appends, and removes what has reached its length. */
+/* Reads the oldest unread step, and removes what is over and in no other. */
 static void bench_answer(struct bench *b)
 {
-    for (uint32_t i = 0; i < b->plan.item_n; i++) {
-        const struct sched_item *item = &b->plan.items[i];
-        if (!item->is_sample) {
-            continue;
-        }
-        sched_append(&b->sched, item->id);
-        const struct sched_seq *seq = &b->sched.seqs[item->id];
-        if (seq->generated_n == seq->max_tokens) {
-            sched_remove(&b->sched, item->id);
+    const struct sched_plan *plan = &b->plans[b->read_n++ % PLANS];
+    assert_true(b->read_n <= b->plan_n);
+    sched_read(&b->sched, plan);
+    for (uint32_t i = 0; i < plan->item_n; i++) {
+        const struct sched_seq *seq = &b->sched.seqs[plan->items[i].id];
+        if (sched_is_over(seq) && seq->unread_n == 0) {
+            sched_remove(&b->sched, plan->items[i].id);
         }
     }
     sched_check(&b->sched);
@@ -132,12 +144,18 @@ static void pages_count_holders(void **state)
     assert_int_not_equal(a, b);
     assert_false(pages_take(&pages, &c));
     assert_int_equal(c, 77);
+    pages_mark(&pages, a, PAGE_PROMPT);
     pages_share(&pages, a);
     pages_drop(&pages, a);
     assert_false(pages_take(&pages, &c));
+    assert_int_equal(pages.forms[a], PAGE_PROMPT);
+    pages_mark(&pages, a, PAGE_GENERATED);
+    assert_int_equal(pages.forms[a], PAGE_PROMPT | PAGE_GENERATED);
+    assert_int_equal(pages.forms[b], 0);
     pages_drop(&pages, a);
     assert_true(pages_take(&pages, &c));
     assert_int_equal(c, a);
+    assert_int_equal(pages.forms[c], 0); /* forgotten with its rows */
     mem_free(memory);
 }
 
@@ -216,6 +234,7 @@ static void youngest_gives_way(void **state)
     assert_int_equal(b.plan.started_n, 0);
     assert_item(&b.plan.items[0], c, 0, 60);
     assert_true(b.plan.items[0].is_prompt && !b.plan.items[0].is_sample);
+    bench_answer(&b);
     bench_step(&b); /* then all generated rows; the last one samples */
     assert_item(&b.plan.items[0], c, 60, 69);
     assert_true(!b.plan.items[0].is_prompt && b.plan.items[0].is_sample);
@@ -279,9 +298,121 @@ static void slot_holders_go_on(void **state)
     bench_step(&b);
     assert_int_equal(b.plan.item_n, 1);
     assert_item(&b.plan.items[0], a, 0, 60);
+    bench_answer(&b);
     sched_remove(&b.sched, a);
     bench_step(&b);
     assert_item(&b.plan.items[0], late, 0, 60);
+    bench_done(&b);
+}
+
+/* A step ahead: the next row is planned before the token it is fed with was read, up to the length
+ * and no further. */
+static void length_is_foreseen(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 2, 2, 4, 130);
+    uint32_t a = bench_add(&b, 10, 3);
+    bench_step(&b);
+    assert_item(&b.plan.items[0], a, 0, 10);
+    bench_step(&b);
+    assert_item(&b.plan.items[0], a, 10, 1);
+    assert_true(b.plan.items[0].is_sample);
+    bench_step(&b);
+    assert_item(&b.plan.items[0], a, 11, 1);
+    bench_answer(&b);
+    bench_answer(&b);
+    assert_int_equal(b.sched.seqs[a].generated_n, 3);
+    bench_step(&b); /* its last token is on its way */
+    assert_int_equal(b.plan.row_n, 0);
+    assert_int_equal(b.sched.pages.free_n, 3);
+    bench_answer(&b);
+    assert_int_equal(sched_live_n(&b.sched), 0);
+    assert_int_equal(b.sched.pages.free_n, 4);
+    bench_done(&b);
+}
+
+/* The end of a comes as a surprise: the step after it has a row of a, so what a holds stays until
+ * that was read, and whoever waits for a slot waits as long. */
+static void stopped_ones_keep_what_is_named(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 1, 2, 4, 130);
+    uint32_t a = bench_add(&b, 10, 30);
+    uint32_t c = bench_add(&b, 10, 30);
+    bench_step(&b);
+    bench_step(&b);
+    sched_stop(&b.sched, a);
+    bench_answer(&b);
+    assert_int_equal(b.sched.seqs[a].unread_n, 1);
+    bench_step(&b);
+    assert_int_equal(b.plan.row_n, 0);
+    assert_int_equal(b.sched.free_slot_n, 0);
+    bench_answer(&b);
+    assert_int_equal(b.sched.free_slot_n, 1);
+    bench_step(&b);
+    assert_item(&b.plan.items[0], c, 0, 10);
+    bench_done(&b);
+}
+
+/* youngest_gives_way with a step ahead: c is named by an unread step when a finds no page. */
+static void named_victims_are_waited_for(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 2, 2, 4, 130);
+    uint32_t a = bench_add(&b, 60, 100);
+    uint32_t c = bench_add(&b, 60, 70);
+    bench_step(&b);
+    while (b.sched.seqs[a].fed_n < 128) {
+        bench_step(&b);
+        assert_int_equal(b.plan.item_n, 2);
+        bench_answer(&b);
+    }
+    assert_int_equal(b.sched.seqs[c].unread_n, 1);
+    bench_step(&b); /* neither a nor c, and c has its pages */
+    assert_int_equal(b.plan.row_n + b.plan.preempted_n, 0);
+    assert_int_equal(b.sched.seqs[c].page_n, 2);
+    bench_step(&b); /* however often somebody asks */
+    assert_int_equal(b.plan.row_n + b.plan.preempted_n, 0);
+    bench_answer(&b);
+    bench_step(&b);
+    assert_int_equal(b.plan.preempted_n, 1);
+    assert_int_equal(b.plan.preempted[0], c);
+    assert_int_equal(b.plan.item_n, 1);
+    assert_item(&b.plan.items[0], a, 128, 1);
+    bench_done(&b);
+}
+
+/* a finds no page, but c has all its tokens and is about to give its pages back: the younger d
+ * need not give way, and goes on. */
+static void over_ones_are_waited_for(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 3, 3, 6, 260);
+    uint32_t a = bench_add(&b, 62, 60);
+    uint32_t c = bench_add(&b, 63, 3);
+    uint32_t d = bench_add(&b, 127, 30);
+    bench_step(&b);
+    for (uint32_t i = 0; i < 2; i++) {
+        bench_step(&b);
+        assert_int_equal(b.plan.item_n, 3);
+        bench_answer(&b);
+    }
+    assert_int_equal(b.sched.pages.free_n, 0);
+    assert_true(sched_is_over(&b.sched.seqs[c]));
+    bench_step(&b);
+    assert_int_equal(b.plan.item_n, 1);
+    assert_item(&b.plan.items[0], d, 129, 1);
+    assert_int_equal(b.plan.preempted_n, 0);
+    bench_answer(&b);
+    assert_int_equal(b.sched.pages.free_n, 2);
+    bench_step(&b);
+    assert_int_equal(b.plan.preempted_n, 0);
+    assert_item(&b.plan.items[0], a, 64, 1);
+    assert_item(&b.plan.items[1], d, 130, 1);
     bench_done(&b);
 }
 
@@ -289,6 +420,7 @@ struct chaos {
     struct bench b;
     uint64_t state;
     uint64_t hash;
+    uint32_t step_ahead;
     uint32_t fed[64]; /* per id: positions the plans fed since it last lost its pages */
     uint32_t preempt_n;
     uint32_t end_n;
@@ -301,10 +433,42 @@ static uint32_t chaos_pick(struct chaos *c, uint32_t n)
     return (uint32_t)(kern_mix64(c->state) % n);
 }
 
-static void chaos_remove(struct chaos *c, uint32_t id)
+/* Ends a sequence, at once or as soon as no unread step names it. */
+static void chaos_end(struct chaos *c, uint32_t id)
 {
-    sched_remove(&c->b.sched, id);
-    c->end_n++;
+    sched_stop(&c->b.sched, id);
+    if (c->b.sched.seqs[id].unread_n == 0) {
+        sched_remove(&c->b.sched, id);
+        c->end_n++;
+    }
+}
+
+/* The oldest unread step is read. */
+static void chaos_read(struct chaos *c)
+{
+    const struct sched_plan *plan = &c->b.plans[c->b.read_n++ % PLANS];
+    sched_read(&c->b.sched, plan);
+    for (uint32_t i = 0; i < plan->item_n; i++) {
+        uint32_t id = plan->items[i].id;
+        if (sched_is_over(&c->b.sched.seqs[id])) {
+            chaos_end(c, id);
+        }
+    }
+}
+
+/* What unread steps feed is where they feed it to. */
+static void chaos_check_unread(const struct chaos *c)
+{
+    for (uint32_t k = c->b.read_n; k < c->b.plan_n; k++) {
+        const struct sched_plan *plan = &c->b.plans[k % PLANS];
+        for (uint32_t i = 0; i < plan->item_n; i++) {
+            const struct sched_item *item = &plan->items[i];
+            const struct sched_seq *seq = &c->b.sched.seqs[item->id];
+            assert_int_equal(seq->state, SCHED_RUNNING);
+            assert_int_equal(seq->slot, item->slot);
+            assert_true(seq->fed_n >= item->pos + item->row_n);
+        }
+    }
 }
 
 /* Checks each item against the law of order and feeds the model of what must be in the pages. */
@@ -322,7 +486,8 @@ static void chaos_check_plan(struct chaos *c)
         const struct sched_item *item = &plan->items[i];
         const struct sched_seq *seq = &c->b.sched.seqs[item->id];
         uint32_t end = item->pos + item->row_n;
-        assert_false(seq->is_parked);
+        assert_true(!seq->is_parked && !seq->is_stopped);
+        assert_true(seq->generated_n <= seq->max_tokens);
         assert_int_equal(item->pos, c->fed[item->id]);
         if (item->is_prompt) {
             assert_true(end == seq->prompt_n || end % LIMIT_PROMPT_CUT == 0);
@@ -356,25 +521,21 @@ static void chaos_turn(struct chaos *c, uint32_t seq_n)
         } else if (chaos_pick(c, 40) == 0) {
             sched_park(sched, id, !seq->is_parked);
         } else if (chaos_pick(c, 400) == 0) {
-            chaos_remove(c, id);
+            chaos_end(c, id);
         }
     }
     bench_step(&c->b);
     chaos_check_plan(c);
-    for (uint32_t i = 0; i < c->b.plan.item_n; i++) {
-        uint32_t id = c->b.plan.items[i].id;
-        if (c->b.plan.items[i].is_sample) {
-            sched_append(sched, id);
-            if (sched->seqs[id].generated_n == sched->seqs[id].max_tokens) {
-                chaos_remove(c, id);
-            }
-        }
+    chaos_check_unread(c);
+    while (c->b.plan_n - c->b.read_n > c->step_ahead ||
+           (c->b.plan_n > c->b.read_n && (c->b.plan.row_n == 0 || chaos_pick(c, 5) == 0))) {
+        chaos_read(c);
     }
 }
 
-static uint64_t chaos_run(uint64_t seed, uint32_t *out_preempt_n)
+static uint64_t chaos_run(uint64_t seed, uint32_t step_ahead, uint32_t *out_preempt_n)
 {
-    struct chaos c = {.state = seed};
+    struct chaos c = {.state = seed, .step_ahead = step_ahead};
     uint32_t turn_n = 0;
     bench_init(&c.b, 4, 8, 9, 4 + 64 + (uint32_t)(seed % 150));
     while (c.end_n < 40) {
@@ -392,9 +553,10 @@ static void chaos_is_sound_and_repeats(void **state)
 {
     (void)state;
     uint32_t preempt_n = 0;
-    for (uint64_t seed = 1; seed <= 60; seed++) {
-        uint64_t first = chaos_run(seed, &preempt_n);
-        assert_true(first == chaos_run(seed, &preempt_n));
+    for (uint64_t seed = 1; seed <= 90; seed++) {
+        uint32_t step_ahead = (uint32_t)(seed % PLANS);
+        uint64_t first = chaos_run(seed, step_ahead, &preempt_n);
+        assert_true(first == chaos_run(seed, step_ahead, &preempt_n));
     }
     assert_true(preempt_n > 100);
 }
@@ -409,6 +571,10 @@ int main(void)
         cmocka_unit_test(youngest_gives_way),
         cmocka_unit_test(parked_ones_give_way_first),
         cmocka_unit_test(slot_holders_go_on),
+        cmocka_unit_test(length_is_foreseen),
+        cmocka_unit_test(stopped_ones_keep_what_is_named),
+        cmocka_unit_test(named_victims_are_waited_for),
+        cmocka_unit_test(over_ones_are_waited_for),
         cmocka_unit_test(chaos_is_sound_and_repeats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

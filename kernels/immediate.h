@@ -1,0 +1,46 @@
+/* What backends share whose ops run as they are called: a step is one part, and its results are
+ * there when it ends. */
+#ifndef KERNELS_IMMEDIATE_H
+#define KERNELS_IMMEDIATE_H
+
+#include <string.h>
+
+#include "base/base.h"
+#include "kernels/kern.h"
+
+/* The results of a step that has ended and was not read. */
+struct kern_unread {
+    const struct kern_token *results;
+    uint32_t n;
+    bool is_there;
+};
+
+/* The whole step, once. */
+static inline bool kern_only_part(const struct kern_step *step, bool *is_given,
+                                  struct kern_part *out)
+{
+    if (*is_given) {
+        return false;
+    }
+    *is_given = true;
+    *out = (struct kern_part){step->row_n, step->sample_n, step->score_n};
+    return true;
+}
+
+static inline void kern_unread_put(struct kern_unread *unread, const struct kern_token *results,
+                                   uint32_t n)
+{
+    ASSERT(!unread->is_there);
+    *unread = (struct kern_unread){results, n, true};
+}
+
+static inline void kern_unread_take(struct kern_unread *unread, struct kern_token *out)
+{
+    ASSERT(unread->is_there);
+    if (unread->n > 0) {
+        memcpy(out, unread->results, unread->n * sizeof *out);
+    }
+    unread->is_there = false;
+}
+
+#endif
