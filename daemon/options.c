@@ -364,10 +364,6 @@ static int read_command_line(int argc, char **argv, struct options *options, boo
 
 static int check_whole(const struct options *options, struct err *err)
 {
-    if (strcmp(options->backend, "cuda") == 0) {
-        return err_set(err, ERR_INVALID_PARAMETER,
-                       "backend is \"cuda\", which this program was built without");
-    }
     if (!options->model &&
         (options->action == OPTIONS_RUN || options->action == OPTIONS_CHECK_CONFIG)) {
         return err_set(err, ERR_INVALID_PARAMETER,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "adapters/store.h"
+#include "backend.h"
 #include "base/cpus.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -29,19 +30,6 @@ struct world {
     struct ring_flag is_lost;
 };
 
-static const struct kern *world_kern(const struct options *options)
-{
-    return strcmp(options->backend, "ref") == 0 ? &kern_ref : &kern_cpu;
-}
-
-static enum dtype world_held(const struct options *options, const struct model_desc *desc)
-{
-    if (strcmp(options->dtype, "auto") == 0) {
-        return model_default_held(desc);
-    }
-    return strcmp(options->dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
-}
-
 /* config.json, generation_config.json and the tokenizer, which must fit one another. */
 static int world_read(struct world *world, const struct options *options, struct err *err)
 {
@@ -55,8 +43,13 @@ static int world_read(struct world *world, const struct options *options, struct
         log_msg(LOG_WARN, "config.json ties the head to the embedding, but the checkpoint holds "
                           "another head: that one is used");
     }
-    world->model.kern = world_kern(options);
-    world->model.held = world_held(options, desc);
+    rc = backend_choose(options->backend, &world->model.kern, err);
+    rc = rc ? rc
+            : backend_held(world->model.kern, options->dtype, desc->checkpoint_dtype,
+                           &world->model.held, err);
+    if (rc) {
+        return rc;
+    }
     rc = model_generation_read(options->model, desc->vocab_n, &world->model.generation, err);
     if (rc == 0) {
         rc = tokenizer_open(options->model, &world->tokenizer, err);
@@ -91,6 +84,7 @@ static int world_plan(struct world *world, const struct options *options, struct
         .context_max = options->context_max,
         .kv_bytes = options->kv_bytes,
         .adapter_bytes = options->adapter_bytes,
+        .available = backend_free_bytes(world->model.kern),
     };
     bool is_quota;
     if (want.thread_n == 0) {
@@ -295,5 +289,5 @@ void world_check(const struct options *options, FILE *out)
         }
     }
     fprintf(out, "memory         %.1f GB available\n", (double)mem_available() * 1e-9);
-    fprintf(out, "gpu            not built in\n");
+    backend_check(out);
 }

@@ -39,7 +39,12 @@ SYSTEM_ONLY = {
 # Words that belong to the few places where threads really share memory.
 SHARED_WORDS = re.compile(r"\b(pthread_mutex\w*|_Atomic|atomic_\w+|volatile|stdatomic)\b")
 SHARED_OK = ("daemon/base/ring.", "daemon/base/wake.", "daemon/rpc/call.", "kernels/cpu/team.",
-             "kernels/cpu/cpu_amx", "tests/")
+             "kernels/cpu/cpu_amx", "kernels/cuda/dev_nvcc.h", "kernels/cuda/publish.h",
+             "kernels/cuda/begin.cu",
+             "kernels/cuda/cuda_int.h", "kernels/cuda/run.c", "kernels/emu/", "tests/")
+# Headers there may be C++; these two only nvcc understands.
+DEVICE_CODE = ("kernels/cuda/", "kernels/emu/")
+NVCC_ONLY = ("kernels/cuda/dev_nvcc.h", "kernels/cuda/dev_launch.h")
 FUNCTION_MAX, C_MAX, H_MAX, COLUMN_MAX = 70, 800, 200, 100
 
 
@@ -52,7 +57,7 @@ def tracked(root):
         names = [os.path.relpath(os.path.join(d, f), root)
                  for d, _, files in os.walk(root) for f in files]
     return sorted(n for n in set(names)
-                  if n.endswith((".c", ".h")) and os.path.exists(os.path.join(root, n)))
+                  if n.endswith((".c", ".h", ".cu", ".cc")) and os.path.exists(os.path.join(root, n)))
 
 
 def room_of(name):
@@ -111,21 +116,32 @@ def check_words(name, lines, say):
         say(name, 1, "has no include guard")
 
 
+def header_error(root, name, compiler, flags):
+    before = '#include "kernels/cuda/dev.h"\n' if "c++" in flags else ""
+    with tempfile.NamedTemporaryFile("w", suffix=".h") as source:
+        source.write(f'{before}#include "{name}"\n')
+        source.flush()
+        done = subprocess.run(
+            [compiler, "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror",
+             "-Wno-missing-field-initializers", *flags, "-fsyntax-only", f"-I{root}/daemon",
+             f"-I{root}", f"-I{root}/build/release", f"-I{root}/build/release/proto",
+             source.name], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    return (lines or ["?"])[0] if done.returncode else None
+
+
 def check_headers(root, names, compiler, say):
     for name in names:
-        if not name.endswith(".h") or name.startswith("tests/"):
+        if not name.endswith(".h") or name.startswith("tests/") or name in NVCC_ONLY:
             continue
-        flags = ["-mavx512f", "-mavx2", "-mfma"] if "kernels/cpu" in name else []
-        with tempfile.NamedTemporaryFile("w", suffix=".c") as source:
-            source.write(f'#include "{name}"\n')
-            source.flush()
-            done = subprocess.run(
-                [compiler, "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *flags,
-                 "-fsyntax-only", f"-I{root}/daemon", f"-I{root}", f"-I{root}/build/release",
-                 f"-I{root}/build/release/proto", source.name],
-                capture_output=True, text=True, check=False)
-        if done.returncode:
-            say(name, 1, "does not compile alone: " + done.stderr.strip().splitlines()[0])
+        flags = ["-std=c17", "-x", "c"]
+        if "kernels/cpu" in name:
+            flags += ["-mavx512f", "-mavx2", "-mfma"]
+        error = header_error(root, name, compiler, flags)
+        if error and name.startswith(DEVICE_CODE):
+            error = header_error(root, name, compiler, ["-std=c++17", "-x", "c++"])
+        if error:
+            say(name, 1, "does not compile alone: " + error)
 
 
 def main(argv):

@@ -161,7 +161,6 @@ static void test_command_line(void **state)
     const char *unknown[] = {"--modell", "x"};
     const char *lone[] = {"--model"};
     const char *word[] = {"model"};
-    const char *cuda[] = {"--model", "m", "--backend", "cuda"};
     const char *bad[] = {"--threads", "many"};
     const char *help[] = {"--help"};
     (void)state;
@@ -169,7 +168,6 @@ static void test_command_line(void **state)
     refuse_args("empty.conf", "--modell is no flag; --help lists them", unknown, 2);
     refuse_args("empty.conf", "--model needs a value", lone, 1);
     refuse_args("empty.conf", "\"model\" is no flag; --help lists them", word, 1);
-    refuse_args("empty.conf", "backend is \"cuda\", which this program was built without", cuda, 4);
     refuse_args("empty.conf", "command line: threads is \"many\", must be a number from 1 to 256",
                 bad, 2);
     refuse_args("empty.conf",

@@ -1,0 +1,361 @@
+/* struct kern on one CUDA device: opening, memory, weights, steps. What a step computes is queued
+ * by the .cu files; a failure surfaces where end_step waits for the stream. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "base/mem.h"
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_int.h"
+#include "kernels/effect.h"
+
+struct cuda_memory {
+    struct cuda_memory *next;
+    void *data;
+};
+
+#define CUDA_ALIGN     256
+#define CUDA_SEQ_PAGES 1024 /* of a sequence, where nobody says how many it may have */
+
+/* Device memory that lives as long as the device. */
+static int cuda_take(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
+{
+    void *data;
+    int rc = dev_alloc(bytes, &data, err);
+    if (rc) {
+        return rc;
+    }
+    struct cuda_memory *memory = mem_zalloc(sizeof *memory);
+    *memory = (struct cuda_memory){dev->memories, data};
+    dev->memories = memory;
+    *out_dev = data;
+    return 0;
+}
+
+static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
+{
+    size_t want = ROUND_UP(MAX(bytes, 1), CUDA_ALIGN);
+    if (!dev->arena) {
+        return cuda_take(dev, bytes, out_dev, err);
+    }
+    if (want > dev->args.reserve_bytes - dev->arena_used) {
+        return err_set(err, ERR_NO_MEMORY,
+                       "could not reserve %zu bytes of GPU memory: %zu of %zu are taken", bytes,
+                       dev->arena_used, dev->args.reserve_bytes);
+    }
+    *out_dev = dev->arena + dev->arena_used;
+    dev->arena_used += want;
+    return 0;
+}
+
+static void cuda_close(struct kern_dev *dev)
+{
+    if (dev->ctx.stream) {
+        dev_stream_sync(dev->ctx.stream);
+    }
+    for (uint32_t i = 0; i < CUDA_BUCKETS; i++) {
+        dev_graph_free(dev->graphs[i][0]);
+        dev_graph_free(dev->graphs[i][1]);
+    }
+    for (uint32_t i = 0; i < CUDA_BLOCKS; i++) {
+        dev_free_pinned(dev->pinned[i].data);
+        dev_event_free(dev->pinned[i].copied);
+    }
+    while (dev->memories) {
+        struct cuda_memory *memory = dev->memories;
+        dev->memories = memory->next;
+        dev_free(memory->data);
+        mem_free(memory);
+    }
+    dev_free_pinned(dev->results);
+    dev_free_pinned((void *)(uintptr_t)dev->numbers);
+    dev_event_free(dev->put_event);
+    dev_stream_free(dev->copies);
+    dev_stream_free(dev->ctx.stream);
+    cuda_plan_close(dev);
+    mem_free(dev->pages);
+    mem_free(dev->version_put);
+    mem_free(dev->versions);
+    mem_free(dev);
+}
+
+/* Reserves `bytes`, cleared: counters start at 0, and nothing of another process is ever read. */
+static int cuda_workspace(struct kern_dev *dev, size_t bytes, void *out, struct err *err)
+{
+    void *data = NULL;
+    int rc = cuda_reserve(dev, bytes, &data, err);
+    if (rc == 0) {
+        dev_fill(dev->ctx.stream, data, 0, bytes);
+        memcpy(out, &data, sizeof data);
+    }
+    return rc;
+}
+
+static void cuda_set_limits(struct kern_dev *dev)
+{
+    const struct kern_open *args = &dev->args;
+    dev->ctx.limits = (struct cuda_limits){
+        .row_max = MAX(args->row_max, CUDA_PART_ROWS),
+        .slot_max = args->slot_max,
+        .k_max = args->k_max,
+        .n_max = args->n_max,
+        .nk_max = args->nk_max ? args->nk_max : (uint64_t)args->n_max * args->k_max,
+        .vocab_n = args->vocab_n,
+        .rank_max = args->rank_max,
+        .page_stride = args->seq_page_max,
+        .rotary_n = LIMIT_HEAD_DIM,
+    };
+}
+
+/* What does not depend on the KV pool. */
+static int cuda_open_memory(struct kern_dev *dev, struct err *err)
+{
+    const struct kern_open *args = &dev->args;
+    struct cuda_ctx *ctx = &dev->ctx;
+    const struct cuda_limits *limits = &ctx->limits;
+    int rc = 0;
+    if (args->reserve_bytes > 0) {
+        void *arena;
+        rc = cuda_take(dev, args->reserve_bytes, &arena, err);
+        dev->arena = rc ? NULL : arena;
+    }
+    size_t rope = (size_t)limits->row_max * limits->rotary_n * sizeof(float);
+    rc = rc ? rc : cuda_workspace(dev, LIMIT_HEAD_DIM / 2 * sizeof(float), &ctx->inv_freq, err);
+    rc = rc ? rc : cuda_workspace(dev, rope, &ctx->rope, err);
+    rc = rc ? rc : cuda_workspace(dev, args->slot_max * sizeof(uint32_t), &ctx->slot_token, err);
+    rc = rc ? rc : cuda_workspace(dev, sizeof(unsigned), &ctx->saturated, err);
+    rc = rc ? rc : cuda_workspace(dev, cuda_linear_bytes(limits, ctx->sm_n), &ctx->linear, err);
+    rc = rc ? rc : cuda_workspace(dev, cuda_sample_bytes(limits), &ctx->sampling, err);
+    return rc ? rc : dev_stream_sync(ctx->stream);
+}
+
+/* Mapped memory for results. */
+static int cuda_open_results(struct kern_dev *dev, struct err *err)
+{
+    void *results;
+    void *words;
+    dev->result_max = dev->args.row_max + MIN(dev->args.row_max, dev->args.slot_max);
+    int rc = dev_alloc_pinned((size_t)CUDA_STEPS * dev->result_max * sizeof(struct kern_token),
+                              true, &results, err);
+    if (rc) {
+        return rc;
+    }
+    dev->results = results;
+    rc = dev_alloc_pinned((CUDA_STEPS + 1) * sizeof(uint64_t), true, &words, err);
+    if (rc) {
+        return rc;
+    }
+    memset(words, 0, (CUDA_STEPS + 1) * sizeof(uint64_t));
+    dev->numbers = words;
+    dev->saturated = dev->numbers + CUDA_STEPS;
+    return 0;
+}
+
+/* Where a part's records go: one block on the device, pinned ones here. */
+static int cuda_open_parts(struct kern_dev *dev, struct err *err)
+{
+    dev->part_bytes = cuda_part_bytes_max(dev);
+    int rc = cuda_workspace(dev, dev->part_bytes, &dev->ctx.step, err);
+    for (uint32_t i = 0; i < CUDA_BLOCKS && rc == 0; i++) {
+        void *data;
+        rc = dev_alloc_pinned(dev->part_bytes, false, &data, err);
+        dev->pinned[i].data = rc ? NULL : data;
+        dev->pinned[i].copied = dev_event_new();
+    }
+    return rc;
+}
+
+static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct err *err)
+{
+    uint32_t device_n;
+    if (args->held != DTYPE_BF16 && args->held != DTYPE_F16) {
+        return err_set(err, ERR_INVALID_PARAMETER,
+                       "the CUDA backend holds weights in 16 bits: start graftd with --dtype bf16");
+    }
+    int rc = dev_count(&device_n, err);
+    rc = rc ? rc : dev_use(0, err);
+    if (rc) {
+        return rc;
+    }
+    struct kern_dev *dev = mem_zalloc(sizeof *dev);
+    dev->args = *args;
+    rc = dev_describe(0, &dev->info, err);
+    dev->ctx.stream = dev_stream_new();
+    dev->copies = dev_stream_new();
+    dev->put_event = dev_event_new();
+    dev->ctx.held = args->held;
+    dev->ctx.sm_n = dev->info.sm_n;
+    dev->ctx.shared_per_block = dev->info.shared_per_block;
+    dev->versions = mem_zalloc_n(args->version_max, sizeof *dev->versions);
+    dev->version_put = mem_zalloc_n(args->version_max, sizeof *dev->version_put);
+    cuda_set_limits(dev);
+    cuda_plan_open(dev);
+    snprintf(dev->isa, sizeof dev->isa, dev->info.is_emulated ? "emulated sm_%u%u" : "sm_%u%u",
+             dev->info.major, dev->info.minor);
+    rc = rc ? rc : cuda_open_memory(dev, err);
+    rc = rc ? rc : cuda_open_results(dev, err);
+    rc = rc ? rc : cuda_open_parts(dev, err);
+    if (rc) {
+        cuda_close(dev);
+        return rc;
+    }
+    *out = dev;
+    return 0;
+}
+
+static const char *cuda_isa_name(const struct kern_dev *dev)
+{
+    return dev->isa;
+}
+
+/* The engine's thread brings adapters while the rank's runs a step: two streams. */
+static void cuda_put(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes)
+{
+    dev_use(0, NULL);
+    dev_copy_in(dev->copies, to_dev, from, bytes);
+    dev_stream_sync(dev->copies); /* a failure stays and is told by end_step */
+}
+
+static void cuda_get(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes)
+{
+    dev_use(0, NULL);
+    dev_copy_out(dev->ctx.stream, to, from_dev, bytes);
+    dev_stream_sync(dev->ctx.stream);
+}
+
+static size_t cuda_kv_bytes(enum dtype held, const struct kern_kv *kv)
+{
+    return (size_t)kv->layer_n * kv->page_n * 2 * kv->kv_head_n * LIMIT_KV_PAGE * kv->head_dim *
+           dtype_bytes(held);
+}
+
+static int cuda_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    struct cuda_limits *limits = &ctx->limits;
+    ASSERT(!ctx->kv.data);
+    ASSERT_CMP(kv->head_dim, <=, LIMIT_HEAD_DIM);
+    limits->page_n = kv->page_n;
+    limits->head_n = kv->head_n;
+    limits->kv_head_n = kv->kv_head_n;
+    limits->head_dim = kv->head_dim;
+    limits->page_stride =
+        limits->page_stride ? limits->page_stride : MIN(kv->page_n, CUDA_SEQ_PAGES);
+    size_t table = (size_t)limits->slot_max * limits->page_stride * sizeof(uint32_t);
+    ctx->kv.page_stride = limits->page_stride;
+    ctx->kv.page_n = kv->page_n;
+    ctx->kv.kv_head_n = kv->kv_head_n;
+    ctx->kv.head_dim = kv->head_dim;
+    ctx->kv.dtype = dev->args.held;
+    dev->pages = mem_alloc(table);
+    memset(dev->pages, 0xff, table); /* no page has this number */
+    int rc = cuda_workspace(dev, table, &ctx->kv.page_table, err);
+    rc = rc ? rc : cuda_workspace(dev, cuda_attend_bytes(limits), &ctx->attention, err);
+    rc = rc ? rc : cuda_workspace(dev, cuda_kv_bytes(dev->args.held, kv), &ctx->kv.data, err);
+    return rc ? rc : dev_stream_sync(ctx->stream);
+}
+
+static size_t cuda_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
+{
+    return (size_t)n * cuda_stride(k) * dtype_bytes(held);
+}
+
+static float cuda_source(const struct kern_matrix *src, size_t i)
+{
+    switch (src->dtype) {
+    case DTYPE_BF16:
+        return bf16_to_f32(((const uint16_t *)src->data)[i]);
+    case DTYPE_F16:
+        return f16_to_f32(((const uint16_t *)src->data)[i]);
+    default:
+        return ((const float *)src->data)[i];
+    }
+}
+
+static void cuda_weight_pack(enum dtype held, const struct kern_matrix *src, void *out)
+{
+    uint32_t stride = cuda_stride(src->k);
+    for (uint32_t row = 0; row < src->n; row++) {
+        uint16_t *to = (uint16_t *)out + (size_t)row * stride;
+        size_t from = (size_t)row * src->k;
+        if (src->dtype == held) {
+            memcpy(to, (const uint16_t *)src->data + from, src->k * sizeof *to);
+        } else {
+            for (uint32_t i = 0; i < src->k; i++) {
+                float value = cuda_source(src, from + i);
+                to[i] = held == DTYPE_BF16 ? bf16_from_f32(value) : f16_from_f32(value);
+            }
+        }
+        memset(to + src->k, 0, (stride - src->k) * sizeof *to);
+    }
+}
+
+static void cuda_weight_load(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev)
+{
+    size_t bytes = cuda_weight_bytes(dev->args.held, src->n, src->k);
+    void *packed = mem_alloc(bytes);
+    cuda_weight_pack(dev->args.held, src, packed);
+    cuda_put(dev, to_dev, packed, bytes);
+    mem_free(packed);
+}
+
+static size_t cuda_part_bytes(uint32_t row_n, uint32_t n)
+{
+    return (size_t)row_n * n * sizeof(float);
+}
+
+static void cuda_set_version(struct kern_dev *dev, uint32_t version, const void *block_dev)
+{
+    ASSERT_CMP(version, <, dev->args.version_max);
+    ASSERT(!dev->is_stepping);
+    dev->versions[version] = block_dev;
+    dev->version_put[version] = dev->put_n;
+}
+
+#define CUDA_OP(op)                                                                                \
+    static void cuda_op_##op(struct kern_dev *dev, const struct kern_##op *args)                   \
+    {                                                                                              \
+        cuda_##op(&dev->ctx, args);                                                                \
+    }
+CUDA_OP(embed)
+CUDA_OP(join)
+CUDA_OP(linear)
+CUDA_OP(attend)
+CUDA_OP(head)
+CUDA_OP(sample)
+CUDA_OP(score)
+
+int cuda_available(struct err *err)
+{
+    uint32_t n;
+    return dev_count(&n, err);
+}
+
+const struct kern kern_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .isa_name = cuda_isa_name,
+    .reserve = cuda_reserve,
+    .put = cuda_put,
+    .get = cuda_get,
+    .kv_open = cuda_kv_open,
+    .kv_bytes = cuda_kv_bytes,
+    .weight_bytes = cuda_weight_bytes,
+    .weight_pack = cuda_weight_pack,
+    .weight_load = cuda_weight_load,
+    .part_bytes = cuda_part_bytes,
+    .set_version = cuda_set_version,
+    .begin_step = cuda_begin_step,
+    .step_ahead = CUDA_STEP_AHEAD,
+    .next_part = cuda_next_part,
+    .end_step = cuda_end_step,
+    .read_step = cuda_read_step,
+    .embed = cuda_op_embed,
+    .join = cuda_op_join,
+    .linear = cuda_op_linear,
+    .attend = cuda_op_attend,
+    .head = cuda_op_head,
+    .sample = cuda_op_sample,
+    .score = cuda_op_score,
+};

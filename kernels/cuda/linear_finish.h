@@ -1,0 +1,165 @@
+/* The end of a group: slices added, effects expanded, bias, post. By the block that arrived last.
+ */
+#ifndef KERNELS_CUDA_LINEAR_FINISH_H
+#define KERNELS_CUDA_LINEAR_FINISH_H
+
+#include "kernels/cuda/linear_expand.h"
+#include "kernels/fmath.h"
+
+static DEV void finish_sum(const linear_job &job, const linear_out &out, uint32_t slice_n)
+{
+    uint32_t rows = job.group_rows;
+    size_t slice = (size_t)job.group_n * rows * out.tile_tokens;
+    const float *p = out.partial + (size_t)out.group * rows * out.tile_tokens;
+    for (uint32_t i = threadIdx.x; i < rows * out.tile_tokens; i += LINEAR_THREADS) {
+        float sum = p[i];
+        for (uint32_t s = 1; s < slice_n; s++) {
+            sum += p[s * slice + i];
+        }
+        out.y[i / out.tile_tokens * out.pitch + i % out.tile_tokens] = sum;
+    }
+    __syncthreads();
+}
+
+static DEV void finish_bias(const linear_job &job, const linear_out &out)
+{
+    for (uint32_t i = threadIdx.x; i < job.group_rows * out.tile_tokens; i += LINEAR_THREADS) {
+        linear_place p = linear_place_of(job, out.group, i / out.tile_tokens);
+        const float *bias = job.op.sites[p.site].bias;
+        if (bias && p.row != UINT32_MAX) {
+            out.y[i / out.tile_tokens * out.pitch + i % out.tile_tokens] += bias[p.row];
+        }
+    }
+    __syncthreads();
+}
+
+/* Rounds to the held type; counts what had to be saturated. */
+template <class T> static DEV T finish_held(const linear_job &job, float v)
+{
+    if (sizeof(T) == 2 && job.saturated && (v > 65504.0f || v < -65504.0f)) {
+        atomicAdd(job.saturated, 1u);
+    }
+    return from_f32<T>(v);
+}
+
+static DEV void finish_store(const linear_job &job, const linear_out &out)
+{
+    uint32_t n = job.op.sites[0].n;
+    for (uint32_t i = threadIdx.x; i < job.group_rows * out.token_n; i += LINEAR_THREADS) {
+        uint32_t r = i % job.group_rows;
+        uint32_t token = i / job.group_rows;
+        uint32_t row = out.group * LINEAR_GROUP + r;
+        if (row < n) {
+            float *to = static_cast<float *>(job.op.out);
+            to[(size_t)(out.token_first + token) * n + row] = out.y[r * out.pitch + token];
+        }
+    }
+}
+
+template <class T> static DEV void finish_act_mul(const linear_job &job, const linear_out &out)
+{
+    uint32_t n = job.op.sites[0].n;
+    uint32_t half = LINEAR_GROUP / 2;
+    for (uint32_t i = threadIdx.x; i < half * out.token_n; i += LINEAR_THREADS) {
+        uint32_t r = i % half;
+        uint32_t token = i / half;
+        uint32_t row = out.group * half + r;
+        if (row < n) {
+            float gate = out.y[r * out.pitch + token];
+            float up = out.y[(r + half) * out.pitch + token];
+            T *to = static_cast<T *>(job.op.out);
+            to[(size_t)(out.token_first + token) * n + row] =
+                finish_held<T>(job, fmath_silu(gate) * up);
+        }
+    }
+}
+
+/* Norm over head_dim by one warp, lanes strided, then halves: a fixed order. */
+static DEV void finish_norm(const linear_job &job, float *y, uint32_t pitch, const float *gain)
+{
+    uint32_t dim = job.op.heads.head_dim;
+    float sum = 0;
+    for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) {
+        sum += y[i * pitch] * y[i * pitch];
+    }
+    for (int step = 16; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    float scale = 1.0f / sqrtf(sum / (float)dim + job.op.heads.norm_eps);
+    for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) {
+        y[i * pitch] = y[i * pitch] * scale * gain[i];
+    }
+    __syncwarp();
+}
+
+static DEV void finish_rope(const linear_job &job, float *y, uint32_t pitch, uint32_t row)
+{
+    uint32_t half = job.rotary_n / 2;
+    const float *rope = job.rope + (size_t)row * half * 2;
+    for (uint32_t i = threadIdx.x % 32; i < half; i += 32) {
+        float a = y[i * pitch];
+        float b = y[(i + half) * pitch];
+        float cosine = rope[2 * i];
+        float sine = rope[2 * i + 1];
+        y[i * pitch] = a * cosine - b * sine;
+        y[(i + half) * pitch] = b * cosine + a * sine;
+    }
+    __syncwarp();
+}
+
+/* One head of one token, by one warp: norm and rope of q and k; q to memory, k and v into the page.
+ */
+template <class T>
+static DEV void finish_head(const linear_job &job, const linear_out &out, uint32_t token)
+{
+    const kern_heads &h = job.op.heads;
+    uint32_t row = out.token_first + token;
+    float *y = out.y + token;
+    linear_place p = linear_place_of(job, out.group, 0);
+    uint32_t head = p.row / h.head_dim;
+    const float *gain = p.site == 0 ? h.q_norm : p.site == 1 ? h.k_norm : nullptr;
+    if (gain) {
+        finish_norm(job, y, out.pitch, gain);
+    }
+    if (p.site < 2) {
+        finish_rope(job, y, out.pitch, row);
+    }
+    if (p.site == 0) {
+        float *to = h.q_out + ((size_t)row * h.head_n + head) * h.head_dim;
+        for (uint32_t i = threadIdx.x % 32; i < h.head_dim; i += 32) {
+            to[i] = y[i * out.pitch];
+        }
+        return;
+    }
+    cuda_row r = job.step->rows[row];
+    const cuda_kv &kv = job.kv;
+    size_t at = (size_t)h.kv_layer * kv.page_n +
+                kv.page_table[(size_t)r.slot * kv.page_stride + r.pos / LIMIT_KV_PAGE];
+    at = ((at * 2 + p.site - 1) * kv.kv_head_n + head) * LIMIT_KV_PAGE + r.pos % LIMIT_KV_PAGE;
+    T *to = static_cast<T *>(kv.data) + at * h.head_dim;
+    for (uint32_t i = threadIdx.x % 32; i < h.head_dim; i += 32) {
+        to[i] = finish_held<T>(job, y[i * out.pitch]);
+    }
+}
+
+template <class T>
+static DEV void finish_group(const linear_job &job, const linear_out &out,
+                             const linear_tiles &tiles)
+{
+    if (tiles.n > 0) {
+        finish_effects<T>(job, out, tiles);
+    }
+    finish_bias(job, out);
+    if (job.op.post == KERN_POST_ACT_MUL) {
+        finish_act_mul<T>(job, out);
+    } else if (job.op.post == KERN_POST_HEADS) {
+        for (uint32_t token = threadIdx.x / 32; token < out.token_n; token += LINEAR_WARPS) {
+            finish_head<T>(job, out, token);
+        }
+    } else {
+        finish_store(job, out);
+    }
+    __syncthreads();
+}
+
+#endif

@@ -1,0 +1,216 @@
+/* Submitting a step part by part, and reading it back.
+ *
+ * A part's records are copied in stream order right before its ops; a pinned block is written again
+ * when its copy has been made. Generated parts of a device that may replay are captured once per
+ * row bucket and kind of effects. Results go to mapped memory, the step's number last; the host
+ * polls that word, and asks the stream every millisecond whether the device still lives. */
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/base.h"
+#include "base/clock.h"
+#include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/publish.h"
+
+#define RUN_QUERY_NS CLOCK_NS_PER_MS
+#define RUN_PAUSE_NS                                                                               \
+    20000 /* between looks of a waiting reader, once a step is not there at once                   \
+           */
+
+static uint32_t run_bucket_rows(uint32_t bucket)
+{
+    return 8u << bucket;
+}
+
+static uint32_t run_bucket(uint32_t row_n)
+{
+    uint32_t bucket = 0;
+    while (run_bucket_rows(bucket) < row_n) {
+        bucket++;
+    }
+    return bucket;
+}
+
+/* The model's frequencies go to the device once. */
+static void run_rotary(struct kern_dev *dev, const struct kern_step *step)
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    uint32_t half = step->rotary_n / 2;
+    bool is_same = ctx->rotary_n == step->rotary_n && ctx->rope_scale == step->rope_scale &&
+                   (half == 0 || memcmp(dev->inv_freq, step->inv_freq, half * sizeof(float)) == 0);
+    if (is_same) {
+        return;
+    }
+    ctx->rotary_n = step->rotary_n;
+    ctx->rope_scale = step->rope_scale;
+    if (half > 0) {
+        memcpy(dev->inv_freq, step->inv_freq, half * sizeof(float));
+        dev_copy_in(ctx->stream, (void *)(uintptr_t)ctx->inv_freq, step->inv_freq,
+                    half * sizeof(float));
+    }
+}
+
+/* The stream waits for the copy of a version that this step names. */
+static void run_wait_version(struct kern_dev *dev, uint32_t version)
+{
+    if (dev->version_put[version] > dev->put_waited) {
+        dev_event_wait(dev->ctx.stream, dev->put_event);
+        dev->put_waited = dev->put_n;
+    }
+}
+
+void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step)
+{
+    ASSERT(!dev->is_stepping);
+    ASSERT_CMP(step->row_n, <=, dev->args.row_max);
+    ASSERT_CMP(step->rotary_n, <=, LIMIT_HEAD_DIM);
+    ASSERT_CMP(dev->submitted_n - dev->read_n, <, CUDA_STEPS);
+    dev_use(0, NULL);
+    dev->is_stepping = true;
+    dev->step = *step;
+    cuda_plan_step(dev);
+    run_rotary(dev, step);
+}
+
+/* The next pinned block, once its last copy has been made: long ago, but for a burst of parts. */
+static struct cuda_pinned *run_pinned(struct kern_dev *dev)
+{
+    struct cuda_pinned *pinned = &dev->pinned[dev->pinned_next++ % CUDA_BLOCKS];
+    while (pinned->is_used && dev_event_query(pinned->copied) == 1) {
+        clock_pause_ns(RUN_PAUSE_NS);
+    }
+    pinned->is_used = true;
+    return pinned;
+}
+
+static void run_end_capture(struct kern_dev *dev)
+{
+    struct err err = {0};
+    if (!dev->is_capturing) {
+        return;
+    }
+    struct dev_graph **graph = &dev->graphs[dev->capture_bucket][dev->ctx.has_lowrank];
+    dev->is_capturing = false;
+    if (dev_graph_end(dev->ctx.stream, graph, &err) == 0) {
+        dev_graph_launch(dev->ctx.stream, *graph);
+    } else {
+        dev->is_lost = true; /* read_step says so */
+    }
+}
+
+/* Sends the part's records and points the context at it. */
+static void run_part(struct kern_dev *dev, uint32_t index)
+{
+    const struct cuda_part *part = &dev->plan.parts[index];
+    struct cuda_pinned *pinned = run_pinned(dev);
+    struct cuda_ctx *ctx = &dev->ctx;
+    size_t bytes = cuda_part_fill(dev, index, pinned->data, (const char *)ctx->step);
+    for (uint32_t i = 0; i < dev->step.seg_n && part->has_lowrank; i++) {
+        run_wait_version(dev, dev->step.segs[i].version);
+    }
+    dev_copy_in(ctx->stream, (void *)(uintptr_t)ctx->step, pinned->data, bytes);
+    dev_event_record(pinned->copied, ctx->stream);
+    ctx->is_prompt = part->is_prompt;
+    ctx->has_lowrank = part->has_lowrank;
+    ctx->row_cap = part->row_n;
+    ctx->sample_cap = part->sample_n;
+    ctx->score_n = part->score_n;
+}
+
+static void run_begin_ops(struct kern_dev *dev)
+{
+    cuda_begin(&dev->ctx);
+    if (dev->ctx.kv.data) {
+        cuda_attend_begin(&dev->ctx);
+    }
+}
+
+bool cuda_next_part(struct kern_dev *dev, struct kern_part *out)
+{
+    run_end_capture(dev);
+    while (dev->plan.next < dev->plan.part_n) {
+        const struct cuda_part *part = &dev->plan.parts[dev->plan.next];
+        struct cuda_ctx *ctx = &dev->ctx;
+        run_part(dev, dev->plan.next++);
+        *out = (struct kern_part){part->row_n, part->sample_n, part->score_n};
+        /* a generated row may be scored only in tests; such a part is not of the usual ops */
+        bool is_usual = !part->is_prompt && part->score_n == 0 && part->sample_n > 0;
+        if (!dev->args.can_replay || !is_usual) {
+            run_begin_ops(dev);
+            return true;
+        }
+        dev->capture_bucket = run_bucket(part->row_n);
+        struct dev_graph *graph = dev->graphs[dev->capture_bucket][part->has_lowrank];
+        if (graph) {
+            dev_graph_launch(ctx->stream, graph);
+            continue;
+        }
+        ctx->row_cap = MIN(run_bucket_rows(dev->capture_bucket), dev->args.row_max);
+        ctx->sample_cap = ctx->row_cap;
+        dev->is_capturing = true;
+        dev_graph_begin(ctx->stream);
+        run_begin_ops(dev);
+        return true;
+    }
+    return false;
+}
+
+void cuda_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n)
+{
+    uint32_t at = (uint32_t)(dev->submitted_n % CUDA_STEPS);
+    ASSERT(dev->is_stepping && !dev->is_capturing);
+    ASSERT_CMP(dev->plan.next, ==, dev->plan.part_n);
+    ASSERT_CMP(result_n, <=, dev->result_max);
+    dev->is_stepping = false;
+    dev->step = (struct kern_step){0};
+    dev->result_n[at] = result_n;
+    dev->submitted_n++;
+    cuda_publish(&dev->ctx, &(struct cuda_results){
+                                .results = results,
+                                .n = result_n,
+                                .out = dev->results + (size_t)at * dev->result_max,
+                                .number = &dev->numbers[at],
+                                .saturated = dev->saturated,
+                                .step = dev->submitted_n,
+                            });
+}
+
+/* 0 when the oldest step is there; else what the device says of itself. */
+static int run_look(struct kern_dev *dev, uint32_t at)
+{
+    if (dev->numbers[at] == dev->read_n + 1) {
+        atomic_thread_fence(memory_order_acquire);
+        return 0;
+    }
+    int64_t now = clock_now_ns();
+    dev->silent_ns = dev->silent_ns ? dev->silent_ns : now;
+    if (dev->is_lost || now - dev->silent_ns > LIMIT_DEVICE_SILENCE_NS) {
+        return ERR_DEVICE_FAILURE;
+    }
+    if (now - dev->queried_ns > RUN_QUERY_NS) {
+        dev->queried_ns = now;
+        return dev_stream_query(dev->ctx.stream) == ERR_DEVICE_FAILURE ? ERR_DEVICE_FAILURE : 1;
+    }
+    return 1;
+}
+
+int cuda_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
+{
+    uint32_t at = (uint32_t)(dev->read_n % CUDA_STEPS);
+    ASSERT_CMP(dev->read_n, <, dev->submitted_n);
+    int rc = run_look(dev, at);
+    while (rc == 1 && is_waiting) {
+        clock_pause_ns(RUN_PAUSE_NS);
+        rc = run_look(dev, at);
+    }
+    if (rc == 0) {
+        dev->silent_ns = 0;
+        if (dev->result_n[at] > 0) {
+            memcpy(out, dev->results + (size_t)at * dev->result_max,
+                   dev->result_n[at] * sizeof *out);
+        }
+        dev->read_n++;
+    }
+    return rc;
+}
