@@ -151,6 +151,8 @@ static DEV void attend_scores(const attend_job &job, const attend_item &item,
     for (uint32_t at = threadIdx.x / ATTEND_LANES; at < CUDA_SPLIT; at += ATTEND_KEYS) {
         float dot[ATTEND_HEADS] = {};
         bool is_there = first + at <= item.pos;
+        /* a warp with no key left: the same for all its lanes */
+        bool is_warp_there = first + at - threadIdx.x % 32 / ATTEND_LANES <= item.pos;
         const T *key = is_there ? attend_key<T>(job, item, 0, first + at) : nullptr;
         for (uint32_t d = lane * 8; d < dim && is_there; d += ATTEND_LANES * 8) {
             float k[8];
@@ -165,7 +167,8 @@ static DEV void attend_scores(const attend_job &job, const attend_item &item,
         }
         UNROLL
         for (uint32_t h = 0; h < ATTEND_HEADS; h++) {
-            for (int step = ATTEND_LANES / 2; step > 0; step /= 2) {
+            for (int step = ATTEND_LANES / 2; step > 0 && h < item.head_n && is_warp_there;
+                 step /= 2) {
                 dot[h] += __shfl_xor_sync(0xffffffffu, dot[h], step);
             }
         }

@@ -39,8 +39,8 @@ void cuda_begin(const struct cuda_ctx *ctx)
 /* Records first, the step's number last, so that who sees the number sees the records. One block.
  */
 static __global__ void publish(const kern_token *results, uint32_t n, kern_token *out,
-                               volatile uint64_t *number, uint64_t step, const unsigned *saturated,
-                               volatile uint64_t *out_saturated)
+                               uint64_t *number, uint64_t step, const unsigned *saturated,
+                               uint64_t *out_saturated)
 {
     const uint32_t *from = reinterpret_cast<const uint32_t *>(results);
     uint32_t *to = reinterpret_cast<uint32_t *>(out);
@@ -52,8 +52,7 @@ static __global__ void publish(const kern_token *results, uint32_t n, kern_token
     __syncthreads();
     if (threadIdx.x == 0) {
         *out_saturated = *saturated;
-        __threadfence_system();
-        *number = step;
+        publish_u64(number, step);
     }
     pdl_trigger();
 }

@@ -50,6 +50,9 @@ static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, stru
 
 static void cuda_close(struct kern_dev *dev)
 {
+    if (dev->is_lost) {
+        return; /* to free is to wait for it; the process is about to end */
+    }
     if (dev->ctx.stream) {
         dev_stream_sync(dev->ctx.stream);
     }
@@ -68,7 +71,7 @@ static void cuda_close(struct kern_dev *dev)
         mem_free(memory);
     }
     dev_free_pinned(dev->results);
-    dev_free_pinned((void *)(uintptr_t)dev->numbers);
+    dev_free_pinned(dev->numbers);
     dev_event_free(dev->put_event);
     dev_stream_free(dev->copies);
     dev_stream_free(dev->ctx.stream);

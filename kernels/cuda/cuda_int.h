@@ -91,13 +91,13 @@ struct kern_dev {
     struct kern_token *results; /* mapped [CUDA_STEPS][result_max] */
     uint32_t result_max;
     uint32_t result_n[CUDA_STEPS];
-    volatile uint64_t *numbers;   /* mapped [CUDA_STEPS] */
-    volatile uint64_t *saturated; /* mapped */
+    uint64_t *numbers;   /* mapped [CUDA_STEPS]: written by the device, read with acquire */
+    uint64_t *saturated; /* mapped */
     uint64_t submitted_n, read_n;
     int64_t
         silent_ns; /* since when the oldest step has not been there; 0 = it was not looked for */
     int64_t queried_ns; /* when the stream was asked last */
-    bool is_lost;
+    bool is_lost;       /* nothing may be asked of the device any more */
 };
 
 /* part.c */

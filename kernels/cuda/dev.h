@@ -21,7 +21,7 @@
  *   the wait is not waited for; nothing may be under way at the kernel's end.
  * Loads: ld16(class, p) -> uint4, ld8 -> uint2, ld4 -> uint32_t; class LD_WEIGHT (streamed: no L1,
  *   evicted first), LD_ADAPTER, LD_KV; ld_count(class, bytes) for what cp_async16 brings.
- * Maths: fast_exp(x): within 2 ulp of e^x for x <= 0.
+ * Maths: fast_exp(x): e^x for x <= 0, within 2 + 1.2 |x| ulp.
  * Between blocks: flag_signal(p), flag_wait(p, n), flag_join(p, n) -> true for the last of n (then
  *   the counter is 0 again), ticket_next(p, unit_n, stride): the next unit, unit_n or more when
  *   there is none left; blocks whose index agrees modulo stride draw from one counter. Flags and

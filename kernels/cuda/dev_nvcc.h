@@ -128,22 +128,18 @@ static DEV uint4 ld16(ld_class cls, const void *p)
     return v;
 }
 
-static DEV uint2 ld8(ld_class cls, const void *p)
+static DEV uint2 ld8(ld_class, const void *p)
 {
-    (void)cls;
     return *static_cast<const uint2 *>(p);
 }
 
-static DEV uint32_t ld4(ld_class cls, const void *p)
+static DEV uint32_t ld4(ld_class, const void *p)
 {
-    (void)cls;
     return *static_cast<const uint32_t *>(p);
 }
 
-static DEV void ld_count(ld_class cls, unsigned bytes)
+static DEV void ld_count(ld_class, unsigned)
 {
-    (void)cls;
-    (void)bytes;
 }
 
 static DEV float fast_exp(float x)
@@ -178,6 +174,13 @@ static DEV unsigned ticket_next(unsigned *p, unsigned unit_n, unsigned stride)
     (void)unit_n;
     (void)stride;
     return atomicAdd(p, 1u);
+}
+
+/* For the host: it sees the number after everything that this thread has seen. */
+static DEV void publish_u64(uint64_t *p, uint64_t v)
+{
+    asm volatile("fence.acq_rel.sys; st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v)
+                 : "memory");
 }
 
 static DEV void pdl_wait(void)

@@ -11,9 +11,9 @@ extern "C" {
 struct cuda_results {
     const struct kern_token *results; /* device [n] */
     uint32_t n;
-    struct kern_token *out;       /* mapped [n] */
-    volatile uint64_t *number;    /* mapped: becomes `step` when everything else is there */
-    volatile uint64_t *saturated; /* mapped: ctx->saturated at that time */
+    struct kern_token *out; /* mapped [n] */
+    uint64_t *number;       /* mapped: becomes `step` when everything else is there */
+    uint64_t *saturated;    /* mapped: ctx->saturated at that time */
     uint64_t step;
 };
 

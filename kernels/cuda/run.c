@@ -4,7 +4,6 @@
  * when its copy has been made. Generated parts of a device that may replay are captured once per
  * row bucket and kind of effects. Results go to mapped memory, the step's number last; the host
  * polls that word, and asks the stream every millisecond whether the device still lives. */
-#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
@@ -179,8 +178,7 @@ void cuda_end_step(struct kern_dev *dev, const struct kern_token *results, uint3
 /* 0 when the oldest step is there; else what the device says of itself. */
 static int run_look(struct kern_dev *dev, uint32_t at)
 {
-    if (dev->numbers[at] == dev->read_n + 1) {
-        atomic_thread_fence(memory_order_acquire);
+    if (__atomic_load_n(&dev->numbers[at], __ATOMIC_ACQUIRE) == dev->read_n + 1) {
         return 0;
     }
     int64_t now = clock_now_ns();
@@ -204,6 +202,7 @@ int cuda_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting
         clock_pause_ns(RUN_PAUSE_NS);
         rc = run_look(dev, at);
     }
+    dev->is_lost |= rc == ERR_DEVICE_FAILURE;
     if (rc == 0) {
         dev->silent_ns = 0;
         if (dev->result_n[at] > 0) {

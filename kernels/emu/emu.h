@@ -1,7 +1,7 @@
 /* The emulated device, inside: a launch as data, the running block, and how a fault is told.
  *
  * A CUDA thread is a fiber on the emulated device's one OS thread. Blocks run one after another,
- * launches in the order emu_host.cc gives them. The words that kernels use are in emu_dev.h. */
+ * launches in the order emu_stream.cc gives them. The words that kernels use are in emu_dev.h. */
 #ifndef KERNELS_EMU_EMU_H
 #define KERNELS_EMU_EMU_H
 
@@ -53,7 +53,7 @@ struct emu_block {
 extern emu_thread *emu_current;
 extern emu_block emu_running;
 
-/* emu_host.cc: queues a copy of the launch on a stream, or records it under capture. */
+/* emu_stream.cc: queues a copy of the launch on a stream, or records it under capture. */
 void emu_queue(dev_stream *stream, const emu_launch &launch);
 
 /* emu_block.cc: runs a whole launch on the calling thread, which is always the device's. */

@@ -34,7 +34,11 @@ void emu_die_of(const emu_fiber *fiber, const char *what, int line)
 {
     fprintf(stderr, "emu: %s: ", what);
     fault_place(fiber);
-    fprintf(stderr, " line %d\n", line ? line : fiber ? fiber->line : 0);
+    line = line || !fiber ? line : fiber->line;
+    if (line) {
+        fprintf(stderr, " line %d", line);
+    }
+    fprintf(stderr, "\n");
     fault_waiters();
     fflush(stderr);
     abort();

@@ -132,6 +132,10 @@ static inline unsigned atomicInc(unsigned *p, unsigned top)
 
 /* Order between blocks, and between launches that overlap. */
 void flag_signal(unsigned *p);
+static inline void publish_u64(uint64_t *p, uint64_t v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
 void flag_wait(unsigned *p, unsigned n, int line = __builtin_LINE());
 bool flag_join(unsigned *p, unsigned n);
 unsigned ticket_next(unsigned *p, unsigned unit_n, unsigned stride);

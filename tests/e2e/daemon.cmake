@@ -6,6 +6,16 @@ if(TARGET graftd AND TARGET graftctl)
   if(SANITIZE)
     list(APPEND e2e_daemon_environment "GRAFT_SANITIZED=${SANITIZE}")
   endif()
+  if(TARGET kern_emu)
+    # The emulated device takes tens of milliseconds for a step: what shows it through gRPC.
+    add_test(NAME e2e_emulated COMMAND ${CMAKE_CURRENT_LIST_DIR}/run.sh test_daemon.py
+      test_daemon_device test_daemon_generate.Crowd.test_streams_answer_as_alone
+      test_daemon_generate.Ends test_daemon_generate.Refusals
+      test_daemon_adapters.LittleMemory.test_preemption_changes_no_answer
+      test_daemon_ctl.Graftctl.test_generate)
+    set_tests_properties(e2e_emulated PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77 LABELS emulated
+      ENVIRONMENT "${e2e_daemon_environment};GRAFT_SANITIZED=emulated")
+  endif()
   set_tests_properties(e2e_daemon PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77
     ENVIRONMENT "${e2e_daemon_environment}")
 endif()

@@ -18,7 +18,6 @@
 #define TEXT_MAX   32768u
 #define LINE_MAX   256
 #define TWIN_SEEDS 5u
-#define WRONG      10 /* the exit status after wrong outputs */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define BUILD       FAULT_ASAN
@@ -77,7 +76,7 @@ static int run(int (*child)(const struct fault *fault, uint32_t seed), const str
 static int faulty_child(const struct fault *fault, uint32_t seed)
 {
     emu_knobs.lane_seed = seed;
-    return fault->run(true) ? 0 : WRONG;
+    return fault->run(true);
 }
 
 /* All twins from this one on, in every order. */
@@ -86,13 +85,14 @@ static int twins_child(const struct fault *fault, uint32_t seed_n)
     for (; fault->name; fault++) {
         for (uint32_t seed = 0; seed < seed_n; seed++) {
             emu_knobs.lane_seed = seed;
-            if (!fault->run(false)) {
-                fprintf(stderr, "%s, order %u: wrong", fault->name, seed);
-                return WRONG;
+            enum fault_out out = fault->run(false);
+            if (out != FAULT_RIGHT) {
+                fprintf(stderr, "%s, order %u", fault->name, seed);
+                return out;
             }
         }
     }
-    return 0;
+    return FAULT_RIGHT;
 }
 
 /* A sanitizer tells the line in its own way, and of two barriers either may be the thread's that
@@ -125,7 +125,7 @@ static void test_fault(void **state)
         if (fault->told_in & BUILD && !is_told(fault, seed, text)) {
             fail_msg("%s, order %u: not told, status %d: %s", fault->name, seed, status, text);
         }
-        if (fault->seen_in & BUILD && status != WRONG) {
+        if (fault->seen_in & BUILD && status != FAULT_NAN) {
             fail_msg("%s, order %u: not seen, status %d: %s", fault->name, seed, status, text);
         }
     }
@@ -138,7 +138,7 @@ static void test_twins(void **state)
     char *text = malloc(TEXT_MAX);
     ASSERT(text);
     int status = run(twins_child, faults, TWIN_SEEDS, text);
-    if (status != 0 || text[0]) {
+    if (status != FAULT_RIGHT || text[0]) {
         fail_msg("the twins ended with %d: %s", status, text);
     }
     free(text);

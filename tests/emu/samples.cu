@@ -12,7 +12,7 @@
 #define STRIDE     (SLICE + 8) /* of a tile's rows in shared memory: no bank conflict */
 #define THREADS    64u
 #define X_N        (SAMPLE_ROWS * SAMPLE_K)
-#define WORD_N     (2 + TILES) /* counters: tickets, spare, joins */
+#define WORD_N     (2 + TILES)
 #define PART(s, n) ((s)*SAMPLE_N * SAMPLE_ROWS + (n)*SAMPLE_ROWS)
 
 /* Rows of 8 pieces of 16 bytes into shared memory. */
@@ -86,16 +86,19 @@ DEV void unit(float *part, const T *w, const T *x, unsigned tile, unsigned slice
     __syncthreads();
 }
 
-/* words: tickets, then from 2 on a counter per tile. part: [SLICES][SAMPLE_N][SAMPLE_ROWS]. */
+/* words: two counters of tickets, for blocks and units of even and odd index (a single block draws
+ * from the first for all), then one per tile. part: [SLICES][SAMPLE_N][SAMPLE_ROWS]. */
 template <class T, bool is_trans>
 static __global__ void linear(float *out, const T *w, const T *x, float *part, unsigned *words)
 {
     SHARED(unsigned, next, [2]);
+    unsigned stride = gridDim.x > 1 ? 2 : 1;
+    unsigned first = blockIdx.x % stride;
     pdl_wait();
     pdl_trigger();
     for (;;) {
         if (threadIdx.x == 0) {
-            next[0] = ticket_next(&words[0], UNITS, 1);
+            next[0] = ticket_next(&words[first], UNITS / stride, stride) * stride + first;
         }
         __syncthreads();
         unsigned i = next[0];

@@ -1,2 +1,5 @@
 graft_test(golden_test golden/golden_test.c model sched kernels)
 target_sources(golden_test PRIVATE golden/golden.c golden/golden_adapter.c)
+if(TARGET kern_emu)
+  set_tests_properties(golden_test PROPERTIES LABELS emulated)
+endif()

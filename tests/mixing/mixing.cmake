@@ -1,3 +1,7 @@
 graft_test(mixing_test mixing/mixing_test.c engine kernels)
 target_sources(mixing_test PRIVATE mixing/files.c mixing/rig.c)
 set_tests_properties(mixing_test PROPERTIES TIMEOUT 3600)
+if(TARGET kern_emu)
+  add_test(NAME mixing_emulated COMMAND mixing_test cuda*)
+  set_tests_properties(mixing_emulated PROPERTIES TIMEOUT 3600 LABELS emulated)
+endif()
