@@ -11,13 +11,13 @@
  * On cuda the same holds of K, dtype and the form of the row (prompt or generated).
  *
  * Types. `held` is the type weights, KV and the inputs of linear ops are held in: bf16 or f32, on
- * cuda bf16 or f16. The
- * residual h, q, parts, logits, norms, softmax and every accumulation are fp32.
+ * cuda bf16 or f16. The residual h, q, parts, logits, norms, softmax and every accumulation are
+ * fp32.
  *
  * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
  * memory. Threads: the rank thread calls everything, except weight_bytes/weight_pack (pure, any
  * thread) and put() into memory no running step names (the engine thread). Compute ops return
- * nothing; a failure surfaces at end_step. A matrix is row-major, `stride` elements from row to
+ * nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from row to
  * row. */
 #ifndef KERNELS_KERN_H
 #define KERNELS_KERN_H

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test. Usage: tests/run.sh [--long]
 #
-#   default: house rules, ASan+UBSan and TSan builds of the CPU tests, one clang build, then the
-#            release build with every test; ends with ctest's summary.
+#   default: house rules, ASan+UBSan and TSan builds of the CPU tests, one clang build, the CUDA
+#            backend on the emulated device (plain, ASan+UBSan, race check), then the release build,
+#            CUDA code included where there is nvcc, with every test; ends with ctest's summary.
 #   --long:  also clang-tidy, the full products and counts (GRAFT_LONG=1), ten minutes of every fuzz
 #            target, and the README's two commands in an empty Debian root.
 set -euo pipefail
@@ -43,6 +44,19 @@ for preset in asan tsan; do
   say "$preset: test"
   ctest --preset $preset -j2 --output-on-failure --quiet -O "build/$preset.ctest.log" ||
     { cat "build/$preset.ctest.log"; exit 1; }
+  tail -n 4 "build/$preset.ctest.log"
+done
+
+# The sanitizer builds of the emulated device leave out the daemon: its threads are the CPU builds' to
+# check, the kernels are what is new.
+for preset in emu emu-asan emu-race; do
+  say "$preset: build"
+  build $preset
+  say "$preset: test"
+  skip=()
+  [ $preset = emu ] || skip=(-E "e2e|mixing|golden")
+  ctest --preset $preset -L emulated "${skip[@]}" -j2 --output-on-failure --quiet \
+    -O "build/$preset.ctest.log" || { cat "build/$preset.ctest.log"; exit 1; }
   tail -n 4 "build/$preset.ctest.log"
 done
 

@@ -37,7 +37,11 @@ static const struct parity_impl parity_impls[] = {
 
 /* Sanitizers look for other faults than a bound that is missed, and cost five times the time: a
  * part of the pairwise cases is enough. Odd, so that both held types come by. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__) && defined(PARITY_EMU)
+#define PARITY_EVERY      65 /* the race check of the emulated device: a shape or two per kernel */
+#define PARITY_EVERY_LONG 7
+#define PARITY_HAS_LONG   false
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PARITY_EVERY      21
 #define PARITY_EVERY_LONG 7
 #define PARITY_HAS_LONG   false
