@@ -3,11 +3,14 @@
 
 #include <string.h>
 
+#include "base/base.h"
 #include "base/log.h"
 #ifdef KERN_HAS_CUDA
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/host.h"
 #endif
+
+#define BACKEND_CUDA_WIDTH 8 /* elements that its kernels read at once */
 
 /* 0 when CUDA can be used here. */
 static int backend_find_cuda(const struct kern **out, struct err *err)
@@ -52,6 +55,29 @@ int backend_held(const struct kern *kern, const char *wanted, enum dtype checkpo
                        "the CUDA backend holds weights in 16 bits, and the checkpoint is %s: start "
                        "graftd with --dtype bf16, or with --backend cpu",
                        dtype_name(checkpoint));
+    }
+    return 0;
+}
+
+int backend_fits(const struct kern *kern, const struct model_desc *desc, struct err *err)
+{
+    const struct {
+        const char *name;
+        uint32_t value;
+    } widths[] = {{"hidden_size", desc->hidden},
+                  {"intermediate_size", desc->ffn},
+                  {"head_dim", desc->head_dim}};
+    if (strcmp(kern->name, "cuda") != 0) {
+        return 0;
+    }
+    for (size_t i = 0; i < ARRAY_N(widths); i++) {
+        if (widths[i].value % BACKEND_CUDA_WIDTH != 0) {
+            return err_set(
+                err, ERR_INVALID_PARAMETER,
+                "the CUDA backend needs multiples of %d, and %s is %u: start graftd with "
+                "--backend cpu",
+                BACKEND_CUDA_WIDTH, widths[i].name, widths[i].value);
+        }
     }
     return 0;
 }

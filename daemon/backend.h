@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "kernels/kern.h"
+#include "model/model.h"
 
 /* For --backend: "cpu", "ref", "cuda", or "auto", which takes CUDA where a device can be opened and
  * the CPU otherwise, and logs why in one line. Errors: NO_DEVICE with the reason. */
@@ -14,6 +15,9 @@ int backend_choose(const char *wanted, const struct kern **out, struct err *err)
  * when the backend cannot hold it. */
 int backend_held(const struct kern *kern, const char *wanted, enum dtype checkpoint,
                  enum dtype *out, struct err *err);
+
+/* INVALID_PARAMETER, with the width, for a model whose shape the backend's kernels cannot take. */
+int backend_fits(const struct kern *kern, const struct model_desc *desc, struct err *err);
 
 /* Bytes that the backend's device has free; 0 when it computes in the host's memory. */
 uint64_t backend_free_bytes(const struct kern *kern);

@@ -47,6 +47,7 @@ static int world_read(struct world *world, const struct options *options, struct
     rc = rc ? rc
             : backend_held(world->model.kern, options->dtype, desc->checkpoint_dtype,
                            &world->model.held, err);
+    rc = rc ? rc : backend_fits(world->model.kern, desc, err);
     if (rc) {
         return rc;
     }

@@ -60,7 +60,6 @@ struct kern_open {
     /* Every step calls the same ops with the same arguments for a part of a kind, as a walk does:
      * the backend may record a part's ops and replay them. */
     bool can_replay;
-    size_t reserve_bytes; /* of device memory, taken at once; 0 = piece by piece */
 };
 
 /* A matrix on the host, row-major [n, k] without gaps, as a checkpoint stores a Linear's weight. */

@@ -14,11 +14,10 @@ struct cuda_memory {
     void *data;
 };
 
-#define CUDA_ALIGN     256
 #define CUDA_SEQ_PAGES 1024 /* of a sequence, where nobody says how many it may have */
 
 /* Device memory that lives as long as the device. */
-static int cuda_take(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
+static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
 {
     void *data;
     int rc = dev_alloc(bytes, &data, err);
@@ -29,22 +28,6 @@ static int cuda_take(struct kern_dev *dev, size_t bytes, void **out_dev, struct 
     *memory = (struct cuda_memory){dev->memories, data};
     dev->memories = memory;
     *out_dev = data;
-    return 0;
-}
-
-static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
-{
-    size_t want = ROUND_UP(MAX(bytes, 1), CUDA_ALIGN);
-    if (!dev->arena) {
-        return cuda_take(dev, bytes, out_dev, err);
-    }
-    if (want > dev->args.reserve_bytes - dev->arena_used) {
-        return err_set(err, ERR_NO_MEMORY,
-                       "could not reserve %zu bytes of GPU memory: %zu of %zu are taken", bytes,
-                       dev->arena_used, dev->args.reserve_bytes);
-    }
-    *out_dev = dev->arena + dev->arena_used;
-    dev->arena_used += want;
     return 0;
 }
 
@@ -72,12 +55,10 @@ static void cuda_close(struct kern_dev *dev)
     }
     dev_free_pinned(dev->results);
     dev_free_pinned(dev->numbers);
-    dev_event_free(dev->put_event);
     dev_stream_free(dev->copies);
     dev_stream_free(dev->ctx.stream);
     cuda_plan_close(dev);
     mem_free(dev->pages);
-    mem_free(dev->version_put);
     mem_free(dev->versions);
     mem_free(dev);
 }
@@ -116,14 +97,8 @@ static int cuda_open_memory(struct kern_dev *dev, struct err *err)
     const struct kern_open *args = &dev->args;
     struct cuda_ctx *ctx = &dev->ctx;
     const struct cuda_limits *limits = &ctx->limits;
-    int rc = 0;
-    if (args->reserve_bytes > 0) {
-        void *arena;
-        rc = cuda_take(dev, args->reserve_bytes, &arena, err);
-        dev->arena = rc ? NULL : arena;
-    }
     size_t rope = (size_t)limits->row_max * limits->rotary_n * sizeof(float);
-    rc = rc ? rc : cuda_workspace(dev, LIMIT_HEAD_DIM / 2 * sizeof(float), &ctx->inv_freq, err);
+    int rc = cuda_workspace(dev, LIMIT_HEAD_DIM / 2 * sizeof(float), &ctx->inv_freq, err);
     rc = rc ? rc : cuda_workspace(dev, rope, &ctx->rope, err);
     rc = rc ? rc : cuda_workspace(dev, args->slot_max * sizeof(uint32_t), &ctx->slot_token, err);
     rc = rc ? rc : cuda_workspace(dev, sizeof(unsigned), &ctx->saturated, err);
@@ -185,12 +160,10 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     rc = dev_describe(0, &dev->info, err);
     dev->ctx.stream = dev_stream_new();
     dev->copies = dev_stream_new();
-    dev->put_event = dev_event_new();
     dev->ctx.held = args->held;
     dev->ctx.sm_n = dev->info.sm_n;
     dev->ctx.shared_per_block = dev->info.shared_per_block;
     dev->versions = mem_zalloc_n(args->version_max, sizeof *dev->versions);
-    dev->version_put = mem_zalloc_n(args->version_max, sizeof *dev->version_put);
     cuda_set_limits(dev);
     cuda_plan_open(dev);
     snprintf(dev->isa, sizeof dev->isa, dev->info.is_emulated ? "emulated sm_%u%u" : "sm_%u%u",
@@ -312,7 +285,6 @@ static void cuda_set_version(struct kern_dev *dev, uint32_t version, const void 
     ASSERT_CMP(version, <, dev->args.version_max);
     ASSERT(!dev->is_stepping);
     dev->versions[version] = block_dev;
-    dev->version_put[version] = dev->put_n;
 }
 
 #define CUDA_OP(op)                                                                                \

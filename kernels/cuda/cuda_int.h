@@ -63,17 +63,9 @@ struct kern_dev {
     char isa[48]; /* "sm_90", "emulated sm_90" */
     struct cuda_ctx ctx;
     struct dev_stream *copies;
-    struct cuda_memory *memories; /* newest first */
-    char *arena;                  /* of reserve_bytes, NULL without */
-    size_t arena_used;
+    struct cuda_memory *memories;       /* newest first */
     const void **versions;              /* [version_max]: effect blocks in device memory */
     float inv_freq[LIMIT_HEAD_DIM / 2]; /* what ctx.inv_freq holds */
-
-    /* Copies of adapters on their own stream, counted; put_event is recorded after each. */
-    struct dev_event *put_event;
-    uint64_t put_n;        /* started */
-    uint64_t put_waited;   /* the step's stream waits for all up to this one */
-    uint64_t *version_put; /* [version_max]: the copy that brought it */
 
     struct kern_step step; /* the one that is being submitted */
     bool is_stepping;

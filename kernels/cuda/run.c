@@ -55,15 +55,6 @@ static void run_rotary(struct kern_dev *dev, const struct kern_step *step)
     }
 }
 
-/* The stream waits for the copy of a version that this step names. */
-static void run_wait_version(struct kern_dev *dev, uint32_t version)
-{
-    if (dev->version_put[version] > dev->put_waited) {
-        dev_event_wait(dev->ctx.stream, dev->put_event);
-        dev->put_waited = dev->put_n;
-    }
-}
-
 void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step)
 {
     ASSERT(!dev->is_stepping);
@@ -110,9 +101,6 @@ static void run_part(struct kern_dev *dev, uint32_t index)
     struct cuda_pinned *pinned = run_pinned(dev);
     struct cuda_ctx *ctx = &dev->ctx;
     size_t bytes = cuda_part_fill(dev, index, pinned->data, (const char *)ctx->step);
-    for (uint32_t i = 0; i < dev->step.seg_n && part->has_lowrank; i++) {
-        run_wait_version(dev, dev->step.segs[i].version);
-    }
     dev_copy_in(ctx->stream, (void *)(uintptr_t)ctx->step, pinned->data, bytes);
     dev_event_record(pinned->copied, ctx->stream);
     ctx->is_prompt = part->is_prompt;

@@ -4,7 +4,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PATIENCE, Client, Daemon, grpc  # noqa: E402
+from harness import PATIENCE, ROOT, Client, Daemon, grpc  # noqa: E402
 from test_daemon_case import ADAPTERS, MODEL, MODEST, prompt, refs  # noqa: E402
 
 LOST = 70  # the exit status of a process whose device was lost
@@ -52,6 +52,13 @@ class Device(unittest.TestCase):
         daemon.process.wait(PATIENCE)
         self.assertEqual(daemon.process.returncode, 78)
         self.assertIn("--dtype bf16", daemon.log())
+
+    def test_widths_that_kernels_cannot_take(self):
+        model = os.path.join(ROOT, "tests", "golden", "llama-bias")
+        daemon = Daemon(model, "--backend", "cuda", "--dtype", "bf16")
+        daemon.process.wait(PATIENCE)
+        self.assertEqual(daemon.process.returncode, 78)
+        self.assertIn("needs multiples of 8, and hidden_size is 54", daemon.log())
 
 
 if __name__ == "__main__":
