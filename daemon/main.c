@@ -92,6 +92,7 @@ static int serve(const struct options *options)
 
 static int act(const struct options *options)
 {
+    int rc;
     switch (options->action) {
     case OPTIONS_HELP:
         options_help(stdout);
@@ -106,8 +107,8 @@ static int act(const struct options *options)
         printf("the configuration is sound\n");
         return EX_OK;
     case OPTIONS_CHECK:
-        world_check(options, stdout);
-        return EX_OK;
+        rc = world_check(options, stdout);
+        return rc ? exit_code(rc) : EX_OK;
     case OPTIONS_RUN:
         break;
     }

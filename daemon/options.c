@@ -11,7 +11,7 @@
 #include "options_file.h"
 
 enum option_type {
-    OPTION_STR,
+    OPTION_STR,      /* any text, or one that `is_valid` takes */
     OPTION_CHOICE,   /* one of the words in `words` */
     OPTION_LIST,     /* may be given several times */
     OPTION_BOOL,     /* a flag alone, or true and false */
@@ -28,7 +28,13 @@ struct option {
     const char *words; /* "auto|cpu|ref" */
     uint64_t min, max;
     const char *meaning;
+    bool (*is_valid)(const char *value);
+    const char *wanted; /* "must be ..." */
 };
+
+static bool is_gpu_memory(const char *value);
+static bool is_weights(const char *value);
+static bool is_device_list(const char *value);
 
 #define AT(member) offsetof(struct options, member)
 
@@ -39,6 +45,9 @@ static const struct option option_table[] = {
      "what requests call it (default: the directory's name)"},
     {"dtype", "model", OPTION_CHOICE, AT(dtype), "auto|bf16|f32", 0, 0,
      "type the weights are held in (auto: as the checkpoint)"},
+    {"weights", "model", OPTION_STR, AT(weights), "checkpoint|random:SEED", 0, 0,
+     "random:SEED makes weights up from config.json, for measuring", is_weights,
+     "checkpoint, or random: and a number"},
     {"max-context", "model", OPTION_NUMBER, AT(context_max), "N", 0, LIMIT_CONTEXT,
      "positions of one sequence (default: the model's)"},
     {"adapters", "adapters", OPTION_STR, AT(adapters), "DIR", 0, 0,
@@ -49,18 +58,24 @@ static const struct option option_table[] = {
      "let TCP bind addresses that other machines reach: nothing is authenticated"},
     {"drain-timeout", "server", OPTION_DURATION, AT(drain_timeout_ns), "DURATION", 0, 0,
      "how long running requests may go on after SIGTERM (default 120s)"},
-    {"backend", "engine", OPTION_CHOICE, AT(backend), "auto|cpu|ref|cuda", 0, 0,
-     "implementation of the kernels"},
+    {"backend", "engine", OPTION_CHOICE, AT(backend), "auto|cpu|cuda|ref", 0, 0,
+     "implementation of the kernels (auto: cuda where it can run, else cpu)"},
+    {"devices", "engine", OPTION_STR, AT(devices), "N", 0, 0,
+     "index of the GPU, as graftd --check counts them (default 0)", is_device_list,
+     "a number, or several with commas between"},
     {"isa", "engine", OPTION_CHOICE, AT(isa), "auto|portable|avx2|avx512|avx512bf16|amx", 0, 0,
      "instruction set of the CPU kernels"},
     {"threads", "engine", OPTION_NUMBER, AT(thread_n), "N", 1, LIMIT_THREADS,
      "threads that compute (default: the affinity mask, capped by the quota)"},
     {"max-sequences", "engine", OPTION_NUMBER, AT(sequence_max), "N", 1, LIMIT_SEQUENCES,
      "requests in one batch (default 64)"},
+    {"gpu-memory", "memory", OPTION_STR, AT(gpu_memory), "SHARE|SIZE", 0, 0,
+     "of the GPU's free memory, for everything (default 0.9)", is_gpu_memory,
+     "a share such as 0.9 or 90%, or a size such as 64MiB (B, KiB, MiB, GiB, TiB)"},
     {"kv-memory", "memory", OPTION_SIZE, AT(kv_bytes), "SIZE", 0, 0,
-     "for the KV cache (default: a quarter of what the weights leave)"},
+     "for the KV cache (default: a quarter of what the weights leave; most of it on a GPU)"},
     {"adapter-memory", "memory", OPTION_SIZE, AT(adapter_bytes), "SIZE", 0, 0,
-     "for adapters (default: an eighth of what the weights leave)"},
+     "for adapters (default: an eighth of what the weights leave; a fifth on a GPU)"},
     {"log-level", "log", OPTION_CHOICE, AT(log_level), "error|warn|info|debug", 0, 0,
      "least important lines to print (default info)"},
     {"log-format", "log", OPTION_CHOICE, AT(log_format), "text|json", 0, 0, "form of a line"},
@@ -141,6 +156,60 @@ static bool parse_quantity(const char *text, const struct option_unit *units, ui
         }
     }
     return false;
+}
+
+/* "0.9" or "90%": more than nothing, at most all. */
+static bool parse_share(const char *text, double *out)
+{
+    size_t n = strspn(text, "0123456789.");
+    bool is_percent = text[n] == '%';
+    char *end;
+    if (!isdigit((unsigned char)text[0]) || text[is_percent ? n + 1 : n] != '\0' ||
+        (!is_percent && !strchr(text, '.'))) {
+        return false;
+    }
+    double share = strtod(text, &end) / (is_percent ? 100 : 1);
+    *out = share;
+    return end == text + n && share > 0 && share <= 1;
+}
+
+bool options_gpu_memory(const char *text, uint64_t free_bytes, uint64_t *out)
+{
+    double share;
+    if (parse_share(text, &share)) {
+        *out = (uint64_t)(share * (double)free_bytes);
+        return true;
+    }
+    return parse_quantity(text, size_units, out) && *out > 0;
+}
+
+bool options_random_seed(const char *text, uint64_t *out)
+{
+    static const char prefix[] = "random:";
+    size_t n = sizeof prefix - 1;
+    return strncmp(text, prefix, n) == 0 && parse_quantity(text + n, number_units, out);
+}
+
+static bool is_gpu_memory(const char *value)
+{
+    uint64_t bytes;
+    return options_gpu_memory(value, 1ull << 40, &bytes);
+}
+
+static bool is_weights(const char *value)
+{
+    uint64_t seed;
+    return strcmp(value, "checkpoint") == 0 || options_random_seed(value, &seed);
+}
+
+/* Four digits a number at most. */
+static bool is_device_list(const char *value)
+{
+    size_t n;
+    while ((n = strspn(value, "0123456789")) >= 1 && n <= 4 && value[n] == ',') {
+        value += n + 1;
+    }
+    return n >= 1 && n <= 4 && value[n] == '\0';
 }
 
 static bool is_word_of(const char *words, const char *value)
@@ -231,6 +300,10 @@ int options_set(struct options *options, const char *key, const char *value, uin
         *(const char **)at = arena_strdup(&options->arena, value);
         return 0;
     case OPTION_STR:
+        if (option->is_valid && !option->is_valid(value)) {
+            return err_set(err, ERR_INVALID_PARAMETER, "%s is \"%.100s\", must be %s", key, value,
+                           option->wanted);
+        }
         *(const char **)at = arena_strdup(&options->arena, value);
         return 0;
     case OPTION_LIST:
@@ -252,6 +325,9 @@ void options_init(struct options *options)
         .backend = "auto",
         .isa = "auto",
         .dtype = "auto",
+        .weights = "checkpoint",
+        .devices = "0",
+        .gpu_memory = "0.9",
         .log_level = "info",
         .log_format = "text",
         .sequence_max = 64,

@@ -6,6 +6,7 @@
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "base/arena.h"
@@ -35,7 +36,9 @@ struct options {
     const char *model;      /* directory */
     const char *model_name; /* NULL = the directory's last component */
     const char *adapters;   /* directory; NULL = none */
-    const char *backend;    /* "auto", "cpu", "ref" */
+    const char *weights;    /* "checkpoint", "random:SEED" */
+    const char *backend;    /* "auto", "cpu", "cuda", "ref" */
+    const char *devices;    /* "0", or several: "0,1" */
     const char *isa;        /* "auto", "portable", "avx2", "avx512", "avx512bf16", "amx" */
     const char *dtype;      /* "auto", "bf16", "f32" */
     const char *log_level;
@@ -43,8 +46,9 @@ struct options {
     struct options_list listen; /* never empty once parsed */
     bool is_tcp_open;
     uint64_t thread_n;      /* 0 = what the affinity mask and the quota allow */
-    uint64_t kv_bytes;      /* 0 = a quarter of what is left after the weights */
-    uint64_t adapter_bytes; /* 0 = an eighth */
+    const char *gpu_memory; /* options_gpu_memory reads it */
+    uint64_t kv_bytes;      /* 0 = the plan's share of what is left after the weights */
+    uint64_t adapter_bytes; /* the same */
     uint64_t sequence_max;
     uint64_t context_max; /* 0 = what the model has */
     uint64_t drain_timeout_ns;
@@ -66,6 +70,12 @@ int options_parse_text(const char *label, const char *text, size_t n, uint32_t r
 /* One setting by its key. Errors do not name the source: the caller prefixes it. */
 int options_set(struct options *options, const char *key, const char *value, uint32_t rank,
                 struct err *err);
+
+/* Bytes that a value of gpu-memory names: a share of `free_bytes`, or a size. False for neither. */
+bool options_gpu_memory(const char *text, uint64_t free_bytes, uint64_t *out);
+
+/* SEED of weights = random:SEED; false for another value. */
+bool options_random_seed(const char *text, uint64_t *out);
 
 /* The section a key belongs to; NULL for an unknown key. */
 const char *options_section(const char *key);

@@ -2,6 +2,7 @@
 #include "world.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,6 +18,9 @@
 #include "text/tokenizer.h"
 
 struct world {
+    struct backend backend;
+    struct backend_memory memory;
+    const struct options *options; /* set once it is open */
     struct model model; /* desc, dev and kern are set step by step; what is NULL was not opened */
     struct tokenizer *tokenizer;
     struct store *store;
@@ -30,28 +34,39 @@ struct world {
     struct ring_flag is_lost;
 };
 
-/* config.json, generation_config.json and the tokenizer, which must fit one another. */
-static int world_read(struct world *world, const struct options *options, struct err *err)
+/* config.json, and the backend that is to serve it. */
+static int world_choose(struct world *world, const struct options *options, struct err *err)
 {
-    struct model_desc *desc = &world->model.desc;
-    int rc = model_desc_read(options->model, desc, err);
+    struct model *model = &world->model;
+    uint64_t seed;
+    int rc = options_random_seed(options->weights, &seed)
+                 ? model_desc_read_config(options->model, &model->desc, err)
+                 : model_desc_read(options->model, &model->desc, err);
     if (rc) {
         return rc;
     }
     world->has_desc = true;
+    rc = backend_choose(options, &world->backend, err);
+    if (rc) {
+        return rc;
+    }
+    model->kern = world->backend.kern;
+    rc = backend_held(model->kern, options->dtype, model->desc.checkpoint_dtype, &model->held, err);
+    return rc ? rc : backend_fits(model->kern, &model->desc, err);
+}
+
+/* generation_config.json and the tokenizer, which must fit config.json. */
+static int world_read(struct world *world, const struct options *options, struct err *err)
+{
+    const struct model_desc *desc = &world->model.desc;
     if (desc->is_tie_broken) {
         log_msg(LOG_WARN, "config.json ties the head to the embedding, but the checkpoint holds "
                           "another head: that one is used");
     }
-    rc = backend_choose(options->backend, &world->model.kern, err);
-    rc = rc ? rc
-            : backend_held(world->model.kern, options->dtype, desc->checkpoint_dtype,
-                           &world->model.held, err);
-    rc = rc ? rc : backend_fits(world->model.kern, desc, err);
-    if (rc) {
-        return rc;
+    if (world->backend.note[0]) {
+        log_msg(LOG_INFO, "the CPU backend serves: %s", world->backend.note);
     }
-    rc = model_generation_read(options->model, desc->vocab_n, &world->model.generation, err);
+    int rc = model_generation_read(options->model, desc->vocab_n, &world->model.generation, err);
     if (rc == 0) {
         rc = tokenizer_open(options->model, &world->tokenizer, err);
     }
@@ -63,37 +78,73 @@ static int world_read(struct world *world, const struct options *options, struct
     return rc;
 }
 
-static void world_log_table(const struct engine_plan *plan, enum log_level level)
+typedef void world_print(void *arg, const char *text);
+
+/* The table, a line at a time. */
+static void world_print_table(const struct world *world, world_print *print, void *arg)
 {
+    const struct engine_plan *plan = &world->plan;
+    char text[160];
     for (size_t i = 0; i < PLAN_LINES; i++) {
-        log_msg(level, "memory  %-28s %12.1f MB", plan->lines[i].name,
-                (double)plan->lines[i].bytes * 1e-6);
+        snprintf(text, sizeof text, "memory  %-28s %12.1f MB%s", plan->lines[i].name,
+                 (double)plan->lines[i].bytes * 1e-6,
+                 plan->lines[i].is_host ? " of the host's" : "");
+        print(arg, text);
     }
-    log_msg(level, "memory  %-28s %12.1f MB of %.1f MB available", "total",
-            (double)plan->total * 1e-6, (double)plan->available * 1e-6);
+    snprintf(text, sizeof text, "memory  %-28s %12.1f MB of %.1f MB available%s", "total",
+             (double)plan->total * 1e-6, (double)plan->available * 1e-6,
+             world->memory.budget ? " on the GPU" : "");
+    print(arg, text);
+    if (world->memory.budget) {
+        snprintf(text, sizeof text, "memory  %-28s %12.1f MB, measured, beside the total",
+                 "driver, context and kernels", (double)world->memory.taken * 1e-6);
+        print(arg, text);
+    }
 }
 
-/* Sizes everything; the table is printed either way. */
-static int world_plan(struct world *world, const struct options *options, struct err *err)
+static void world_log_line(void *arg, const char *text)
 {
+    const enum log_level *level = arg;
+    log_msg(*level, "%s", text);
+}
+
+/* Sizes everything. *out_has_table: also after a failure there is a table to be printed. */
+static int world_plan(struct world *world, const struct options *options, bool *out_has_table,
+                      struct err *err)
+{
+    bool is_quota;
+    *out_has_table = false;
+    int rc = backend_memory(&world->backend, options, &world->memory, err);
+    if (rc) {
+        return rc;
+    }
     struct plan_want want = {
         .desc = &world->model.desc,
         .kern = world->model.kern,
         .held = world->model.held,
-        .thread_n = (uint32_t)options->thread_n,
+        .isa = kern_isa_parse(options->isa),
+        .thread_n = options->thread_n ? (uint32_t)options->thread_n : cpus_granted(&is_quota),
+        .device = world->backend.device,
         .sequence_n = (uint32_t)options->sequence_max,
         .context_max = options->context_max,
         .kv_bytes = options->kv_bytes,
         .adapter_bytes = options->adapter_bytes,
-        .available = backend_free_bytes(world->model.kern),
+        .available = world->memory.budget,
     };
-    bool is_quota;
-    if (want.thread_n == 0) {
-        want.thread_n = cpus_granted(&is_quota);
-    }
-    int rc = engine_plan(&want, &world->plan, err);
-    if (rc == 0 || rc == ERR_NO_MEMORY) {
-        world_log_table(&world->plan, rc ? LOG_ERROR : LOG_INFO);
+    rc = engine_plan(&want, &world->plan, err);
+    *out_has_table = rc == 0 || rc == ERR_NO_MEMORY;
+    world->server_model.thread_n = world->model.kern == &kern_ref ? 1 : want.thread_n;
+    return rc;
+}
+
+/* The same, told in the log. */
+static int world_plan_log(struct world *world, const struct options *options, struct err *err)
+{
+    bool has_table;
+    int rc = world_plan(world, options, &has_table, err);
+    enum log_level level = rc ? LOG_ERROR : LOG_INFO;
+    if (has_table) {
+        world_print_table(world, world_log_line, &level);
     }
     const struct engine_plan *plan = &world->plan;
     if (rc == 0 && plan->sched.page_n == (uint64_t)plan->sched.slot_n * plan->sched.seq_page_max) {
@@ -101,17 +152,35 @@ static int world_plan(struct world *world, const struct options *options, struct
                 "memory  KV pages hold all %u sequences at %u tokens: more would lie idle",
                 plan->sched.slot_n, plan->context_max);
     }
-    world->server_model.thread_n = world->model.kern == &kern_ref ? 1 : want.thread_n;
     return rc;
+}
+
+/* What the device holds beside the plan, now that graphs may have been captured: against what it
+ * was before the plan's memory was taken. */
+static void world_log_driver(const struct world *world, const struct options *options)
+{
+    struct backend_memory now;
+    if (!world->memory.budget || ring_flag_is_raised(&world->is_lost) ||
+        backend_memory(&world->backend, options, &now, NULL) == ERR_NO_DEVICE) {
+        return;
+    }
+    log_msg(LOG_INFO, "memory  %-28s %12.1f MB, measured; %.1f MB before the start",
+            "driver, context and graphs", ((double)now.taken - (double)world->plan.total) * 1e-6,
+            (double)world->memory.taken * 1e-6);
 }
 
 static int world_load(struct world *world, const struct options *options, struct err *err)
 {
     struct kern_open open = world->plan.open;
-    open.isa = kern_isa_parse(options->isa);
-    open.thread_n = (uint32_t)options->thread_n;
+    uint64_t seed;
+    open.thread_n = (uint32_t)options->thread_n; /* 0: the machine's one team */
     int rc = world->model.kern->open(&open, &world->model.dev, err);
-    return rc ? rc : model_load(&world->model, options->model, err);
+    if (rc) {
+        return rc;
+    }
+    return options_random_seed(options->weights, &seed)
+               ? model_load_random(&world->model, options->model, seed, err)
+               : model_load(&world->model, options->model, err);
 }
 
 /* Engine thread. The signal makes the loop thread drain, as if an operator had asked for it. */
@@ -215,8 +284,9 @@ int world_open(const struct options *options, struct ports *ports, struct world 
                struct err *err)
 {
     struct world *world = mem_zalloc(sizeof *world);
-    int rc = world_read(world, options, err);
-    rc = rc ? rc : world_plan(world, options, err);
+    int rc = world_choose(world, options, err);
+    rc = rc ? rc : world_read(world, options, err);
+    rc = rc ? rc : world_plan_log(world, options, err);
     rc = rc ? rc : world_load(world, options, err);
     rc = rc ? rc : world_start_engine(world, options, ports, err);
     if (rc) {
@@ -224,6 +294,7 @@ int world_open(const struct options *options, struct ports *ports, struct world 
         return rc;
     }
     world_describe(world, options);
+    world->options = options;
     *out = world;
     return 0;
 }
@@ -232,6 +303,9 @@ void world_close(struct world *world)
 {
     if (world->is_running) {
         engine_stop(world->engine);
+    }
+    if (world->options) {
+        world_log_driver(world, world->options);
     }
     engine_free(world->engine);
     if (world->store) {
@@ -263,12 +337,36 @@ bool world_is_lost(const struct world *world)
     return ring_flag_is_raised(&world->is_lost);
 }
 
-void world_check(const struct options *options, FILE *out)
+static void world_print_line(void *arg, const char *text)
 {
-    bool is_quota;
-    uint32_t thread_n = cpus_granted(&is_quota);
-    (void)options;
-    fprintf(out, "cpu.threads    %u granted%s\n", thread_n, is_quota ? ", by a cgroup quota" : "");
+    FILE *out = arg;
+    fprintf(out, "%s\n", text);
+}
+
+/* What would serve the model, and in what memory. */
+static int world_check_model(const struct options *options, FILE *out)
+{
+    struct world *world = mem_zalloc(sizeof *world);
+    struct err err = {0};
+    bool has_table = false;
+    int rc = world_choose(world, options, &err);
+    if (world->model.kern) {
+        fprintf(out, "backend        %s%s%s\n", world->model.kern->name,
+                world->backend.note[0] ? ": " : "", world->backend.note);
+    }
+    rc = rc ? rc : world_plan(world, options, &has_table, &err);
+    if (has_table) {
+        world_print_table(world, world_print_line, out);
+    }
+    if (rc) {
+        fprintf(out, "model          %s\n", err.text);
+    }
+    world_close(world);
+    return rc;
+}
+
+static void world_check_isas(FILE *out)
+{
     for (int isa = KERN_ISA_PORTABLE; isa < KERN_ISA_N; isa++) {
         struct kern_open open = {.isa = (enum kern_isa)isa,
                                  .thread_n = 1,
@@ -289,6 +387,15 @@ void world_check(const struct options *options, FILE *out)
             kern_cpu.close(dev);
         }
     }
+}
+
+int world_check(const struct options *options, FILE *out)
+{
+    bool is_quota;
+    uint32_t thread_n = cpus_granted(&is_quota);
+    fprintf(out, "cpu.threads    %u granted%s\n", thread_n, is_quota ? ", by a cgroup quota" : "");
+    world_check_isas(out);
     fprintf(out, "memory         %.1f GB available\n", (double)mem_available() * 1e-9);
     backend_check(out);
+    return options->model ? world_check_model(options, out) : 0;
 }

@@ -32,7 +32,9 @@ uint32_t world_adapter_n(const struct world *world);
 /* A step failed for good: exit with ENGINE_EXIT_DEVICE_LOST so that a supervisor starts anew. */
 bool world_is_lost(const struct world *world);
 
-/* Prints what this machine offers: instruction sets, threads, memory, huge pages, devices. */
-void world_check(const struct options *options, FILE *out);
+/* Prints what this machine offers: threads, instruction sets, memory, devices; where the options
+ * name a model, also what would serve it, and the memory table. The error that it would not start
+ * with. */
+int world_check(const struct options *options, FILE *out);
 
 #endif

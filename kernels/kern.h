@@ -31,6 +31,9 @@
 #include "kernels/kern_step.h"
 
 struct kern_dev; /* one open device of a backend */
+struct weights_random;
+
+#define KERN_RESERVE_ALIGN 256 /* pieces of reserve_bytes take multiples of this */
 
 enum kern_isa {
     KERN_ISA_AUTO,
@@ -60,6 +63,10 @@ struct kern_open {
     /* Every step calls the same ops with the same arguments for a part of a kind, as a walk does:
      * the backend may record a part's ops and replay them. */
     bool can_replay;
+    uint32_t device; /* where is_device: which one, from 0 */
+    /* Where is_device: memory to take at once for all that open, kv_open and reserve will ask for;
+     * 0 = piece by piece. */
+    size_t reserve_bytes;
 };
 
 /* A matrix on the host, row-major [n, k] without gaps, as a checkpoint stores a Linear's weight. */
@@ -87,7 +94,8 @@ struct kern_part {
 };
 
 struct kern {
-    const char *name; /* "ref", "cpu", "fault" */
+    const char *name; /* "ref", "cpu", "cuda", "fault" */
+    bool is_device;   /* reserve() gives memory of a device of its own, not the host's */
 
     /* Device. */
     int (*open)(const struct kern_open *args, struct kern_dev **out, struct err *err);
@@ -98,6 +106,10 @@ struct kern {
     void (*get)(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
+    /* What open and kv_open take beside the KV pages, from above where it depends on what the
+     * machine has. Of the host's memory too where is_device: *out_host, else 0. */
+    size_t (*workspace_bytes)(const struct kern_open *args, const struct kern_kv *kv,
+                              size_t *out_host);
 
     /* Weights: the backend's own layout; source values are converted to the held type by rounding.
      * weight_bytes and weight_pack are pure; the packed form equals on every device of a backend.
@@ -106,6 +118,8 @@ struct kern {
     void (*weight_pack)(enum dtype held, const struct kern_matrix *src, void *out);
     /* weight_pack straight into device memory. */
     void (*weight_load)(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev);
+    /* The same of generated values (kernels/weights_random.h). */
+    void (*weight_random)(struct kern_dev *dev, const struct weights_random *src, void *to_dev);
     size_t (*part_bytes)(uint32_t row_n, uint32_t n);
 
     /* Version slot -> its effect_block in device memory (NULL forgets it). Between steps only. */
@@ -118,7 +132,8 @@ struct kern {
      * read_step takes the results of the oldest step that was not read: 0, or 1 when it has not
      * ended yet (is_waiting: it waits instead), or ERR_DEVICE_FAILURE, also when the device made no
      * progress for LIMIT_DEVICE_SILENCE_NS. At most step_ahead + 1 steps are begun and not read. */
-    uint32_t step_ahead; /* 0 on ref and cpu, where ops run as they are called */
+    uint32_t step_ahead;      /* 0 on ref and cpu, where ops run as they are called */
+    uint32_t part_sample_max; /* samples of one part; 0 = as many as the step has */
     void (*begin_step)(struct kern_dev *dev, const struct kern_step *step);
     bool (*next_part)(struct kern_dev *dev, struct kern_part *out);
     void (*end_step)(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);

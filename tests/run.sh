@@ -4,8 +4,9 @@
 #   default: house rules, ASan+UBSan and TSan builds of the CPU tests, one clang build, the CUDA
 #            backend on the emulated device (plain, ASan+UBSan, race check), then the release build,
 #            CUDA code included where there is nvcc, with every test; ends with ctest's summary.
-#   --long:  also clang-tidy, the full products and counts (GRAFT_LONG=1), ten minutes of every fuzz
-#            target, and the README's two commands in an empty Debian root.
+#   --long:  also clang-tidy, CUDA code for every card in use, the full products and counts
+#            (GRAFT_LONG=1), ten minutes of every fuzz target, and the README's two commands in an
+#            empty Debian root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,8 +21,8 @@ done
 started=$SECONDS
 say() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
 
-build() { # preset
-  cmake --preset "$1" >"build/$1.configure.log" 2>&1 || { cat "build/$1.configure.log"; exit 1; }
+build() { # preset [cmake arguments...]
+  cmake --preset "$@" >"build/$1.configure.log" 2>&1 || { cat "build/$1.configure.log"; exit 1; }
   cmake --build --preset "$1" >"build/$1.build.log" 2>&1 || { tail -n 60 "build/$1.build.log"; exit 1; }
 }
 
@@ -71,6 +72,8 @@ if [ $long -eq 1 ]; then
 fi
 
 say "release: build"
-build release
+targets=few
+[ $long -eq 1 ] && targets=all
+build release -DCUDA_TARGETS=$targets
 say "release: test"
 ctest --preset release -j2 --output-on-failure

@@ -2,7 +2,7 @@
  *
  * Order of the start (main thread; nothing here is called by another thread):
  *     model_desc_read, engine_plan            sizes; print plan.lines, refuse when it fails
- *     kern->open(&plan.open), model_load      isa and thread_n in plan.open are main's to set
+ *     kern->open(&plan.open), model_load      the device and its weights
  *     store_open, store_scan                  the adapters' folders
  *     engine_new, engine_start                kv_open, workspace and pool are taken here
  *     server ready                            requests may have been pushed before; they wait

@@ -113,7 +113,7 @@ static void desc_settle(const char *dir, struct model_desc *desc)
     }
 }
 
-int model_desc_read(const char *dir, struct model_desc *out, struct err *err)
+int model_desc_read_config(const char *dir, struct model_desc *out, struct err *err)
 {
     char path[MODEL_PATH_BYTES];
     struct file_map map;
@@ -131,6 +131,12 @@ int model_desc_read(const char *dir, struct model_desc *out, struct err *err)
         rc = model_desc_parse(path, map.data, map.n, out, err);
     }
     file_map_close(&map);
+    return rc;
+}
+
+int model_desc_read(const char *dir, struct model_desc *out, struct err *err)
+{
+    int rc = model_desc_read_config(dir, out, err);
     if (rc == 0) {
         desc_settle(dir, out);
     }

@@ -21,29 +21,13 @@
 #define LOAD_ALIGN      64
 #define LOAD_HASH_BYTES ((size_t)16 << 20) /* of a file, hashed before its pages are given back */
 
-struct load_want {
-    char name[LIMIT_TENSOR_NAME + 8];
-    uint32_t n, k;       /* [n, k]; a vector [n] has k == 0 */
-    const void **matrix; /* where the pointer goes: one of the two is set */
-    const float **vector;
-};
-
 struct load {
-    struct model *model;
+    struct load_memory memory;
     struct tensor_set set;
     bool *is_used; /* [set.tensor_n] */
-    char *at;      /* device memory not yet given out */
 };
 
-typedef int load_visit(void *state, const struct load_want *want, struct err *err);
-
-struct load_walk {
-    load_visit *visit;
-    void *state;
-    struct err *err;
-};
-
-static size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held)
+size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held)
 {
     size_t bytes =
         want->k > 0 ? kern->weight_bytes(held, want->n, want->k) : want->n * sizeof(float);
@@ -106,9 +90,7 @@ static int load_layer(const struct load_walk *walk, const struct model_desc *des
     return rc;
 }
 
-/* `model` receives pointers only from a visit that loads. */
-static int load_each(const struct load_walk *walk, const struct model_desc *desc,
-                     struct model *model)
+int load_each(const struct load_walk *walk, const struct model_desc *desc, struct model *model)
 {
     int rc = load_matrix(walk, "model.embed_tokens", desc->vocab_n, desc->hidden, &model->embed);
     for (uint32_t l = 0; rc == 0 && l < desc->layer_n; l++) {
@@ -145,6 +127,29 @@ size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern
     load_each(&walk, desc, places);
     mem_free(places);
     return sum.bytes;
+}
+
+int load_reserve(struct load_memory *memory, struct err *err)
+{
+    struct model *model = memory->model;
+    void *at = NULL;
+    model->weight_bytes = model_weight_bytes(&model->desc, model->kern, model->held);
+    int rc = model->kern->reserve(model->dev, model->weight_bytes, &at, err);
+    memory->at = at;
+    return rc;
+}
+
+void load_put_vector(struct load_memory *memory, const struct load_want *want, const float *values)
+{
+    const struct model *model = memory->model;
+    model->kern->put(model->dev, memory->at, values, want->n * sizeof *values);
+    *want->vector = (const float *)(void *)memory->at;
+}
+
+void load_next(struct load_memory *memory, const struct load_want *want)
+{
+    const struct model *model = memory->model;
+    memory->at += load_bytes(want, model->kern, model->held);
 }
 
 static int load_visit_check(void *state, const struct load_want *want, struct err *err)
@@ -186,13 +191,13 @@ static int load_check_rest(const struct load *load, struct err *err)
     for (uint32_t i = 0; i < load->set.tensor_n; i++) {
         const struct tensor *t = &load->set.tensors[i];
         /* A tied model's head is a copy of the embedding: model_desc_read has seen to that. */
-        bool is_copy = load->model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0;
+        bool is_copy = load->memory.model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0;
         if (load->is_used[i] || is_copy || load_is_ignorable(t->name)) {
             continue;
         }
         return err_set(err, ERR_NOT_IMPLEMENTED,
                        "%s: tensor \"%s\" is not part of a %s model as config.json describes it",
-                       t->file, t->name, load->model->desc.family);
+                       t->file, t->name, load->memory.model->desc.family);
     }
     return 0;
 }
@@ -231,23 +236,21 @@ static const void *load_aligned(const struct tensor *t, void **out_copy)
     return *out_copy;
 }
 
-static void load_put_vector(struct load *load, const struct load_want *want, const void *data,
-                            enum dtype dtype)
+static void load_convert_vector(struct load *load, const struct load_want *want, const void *data,
+                                enum dtype dtype)
 {
-    const struct model *model = load->model;
     float *values = mem_alloc(want->n * sizeof *values);
     for (uint32_t i = 0; i < want->n; i++) {
         values[i] = load_value(data, dtype, i);
     }
-    model->kern->put(model->dev, load->at, values, want->n * sizeof *values);
+    load_put_vector(&load->memory, want, values);
     mem_free(values);
-    *want->vector = (const float *)(void *)load->at;
 }
 
 static int load_visit_load(void *state, const struct load_want *want, struct err *err)
 {
     struct load *load = state;
-    const struct model *model = load->model;
+    const struct model *model = load->memory.model;
     const struct tensor *t = tensor_set_find(&load->set, want->name);
     ASSERT(t);
     enum dtype dtype = (enum dtype)t->dtype;
@@ -259,14 +262,14 @@ static int load_visit_load(void *state, const struct load_want *want, struct err
     int rc = bad < count ? load_refuse_value(t, bad, held, err) : 0;
     if (rc == 0 && want->k > 0) {
         struct kern_matrix src = {.data = data, .dtype = dtype, .n = want->n, .k = want->k};
-        model->kern->weight_load(model->dev, &src, load->at);
-        *want->matrix = load->at;
+        model->kern->weight_load(model->dev, &src, load->memory.at);
+        *want->matrix = load->memory.at;
     } else if (rc == 0) {
-        load_put_vector(load, want, data, dtype);
+        load_convert_vector(load, want, data, dtype);
     }
     mem_free(copy);
     load_drop_pages(t->data, t->bytes);
-    load->at += load_bytes(want, model->kern, model->held);
+    load_next(&load->memory, want);
     return rc;
 }
 
@@ -301,16 +304,15 @@ static int load_fingerprint(struct load *load, const char *dir, struct err *err)
         load_hash_file(&sha, load->set.files[i], load->set.maps[i].data, load->set.maps[i].n);
     }
     sha256_final(&sha, digest);
-    sha256_hex(digest, load->model->fingerprint);
+    sha256_hex(digest, load->memory.model->fingerprint);
     file_map_close(&map);
     return 0;
 }
 
 static int load_run(struct load *load, const char *dir, struct err *err)
 {
-    struct model *model = load->model;
+    struct model *model = load->memory.model;
     struct load_walk walk = {.visit = load_visit_check, .state = load, .err = err};
-    void *memory = NULL;
     int rc = load_each(&walk, &model->desc, model);
     if (rc) {
         return err_prefix(err, rc, "could not load model %s", dir);
@@ -319,19 +321,18 @@ static int load_run(struct load *load, const char *dir, struct err *err)
     if (rc == 0) {
         rc = load_fingerprint(load, dir, err);
     }
-    model->weight_bytes = model_weight_bytes(&model->desc, model->kern, model->held);
     if (rc == 0) {
-        rc = model->kern->reserve(model->dev, model->weight_bytes, &memory, err);
+        rc = load_reserve(&load->memory, err);
     }
+    char *memory = load->memory.at;
     if (rc == 0) {
-        load->at = memory;
         walk.visit = load_visit_load;
         rc = load_each(&walk, &model->desc, model);
     }
     if (rc) {
         return err_prefix(err, rc, "could not load model %s", dir);
     }
-    ASSERT(load->at == (char *)memory + model->weight_bytes);
+    ASSERT(load->memory.at == memory + model->weight_bytes);
     if (model->desc.is_tied) {
         model->head = model->embed;
     }
@@ -340,7 +341,7 @@ static int load_run(struct load *load, const char *dir, struct err *err)
 
 int model_load(struct model *model, const char *dir, struct err *err)
 {
-    struct load load = {.model = model};
+    struct load load = {.memory = {.model = model}};
     int rc = model_generation_read(dir, model->desc.vocab_n, &model->generation, err);
     if (rc == 0) {
         rc = tensor_set_open_dir(&load.set, dir, err);

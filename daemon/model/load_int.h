@@ -1,10 +1,49 @@
-/* Values of a checkpoint's tensors: reading one, and finding one that may not be served. */
+/* What loading is made of: the tensors that a model wants, one after the other, and the values of a
+ * checkpoint's tensors: reading one, and finding one that may not be served. */
 #ifndef MODEL_LOAD_INT_H
 #define MODEL_LOAD_INT_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/dtype.h"
+#include "base/err.h"
+#include "base/limits.h"
+
+struct kern;
+struct model;
+struct model_desc;
+
+struct load_want {
+    char name[LIMIT_TENSOR_NAME + 8];
+    uint32_t n, k;       /* [n, k]; a vector [n] has k == 0 */
+    const void **matrix; /* where the pointer goes: one of the two is set */
+    const float **vector;
+};
+
+typedef int load_visit(void *state, const struct load_want *want, struct err *err);
+
+struct load_walk {
+    load_visit *visit;
+    void *state;
+    struct err *err;
+};
+
+/* Every tensor, in the order the walk uses them. `model` receives pointers only from a visit that
+ * loads. */
+int load_each(const struct load_walk *walk, const struct model_desc *desc, struct model *model);
+
+/* Device memory that it takes. */
+size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held);
+
+/* Visits with one that fills `at` and goes on to the next; reserves the memory of all. */
+struct load_memory {
+    struct model *model;
+    char *at; /* device memory not yet given out */
+};
+int load_reserve(struct load_memory *memory, struct err *err);
+void load_put_vector(struct load_memory *memory, const struct load_want *want, const float *values);
+void load_next(struct load_memory *memory, const struct load_want *want);
 
 /* Value i of an array that is aligned for its type. */
 float load_value(const void *data, enum dtype dtype, size_t i);

@@ -94,6 +94,8 @@ struct model_generation {
 int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
                      struct err *err);
+/* Of config.json alone, whatever tensor files lie beside it. */
+int model_desc_read_config(const char *dir, struct model_desc *out, struct err *err);
 void model_desc_done(struct model_desc *desc);
 
 int model_generation_read(const char *dir, uint32_t vocab_n, struct model_generation *out,
@@ -115,13 +117,16 @@ struct layer_weights {
     const float *input_norm, *post_norm, *q_norm, *k_norm; /* q/k norms NULL where there are none */
 };
 
+#define MODEL_FINGERPRINT_BYTES (SHA256_HEX_BYTES + 32)
+
 struct model {
     struct model_desc desc;
     struct model_generation generation;
     enum dtype held;
     size_t weight_bytes;
-    char fingerprint[SHA256_HEX_BYTES]; /* SHA-256 over config.json and every tensor file, each with
-                                           its name and length */
+    /* SHA-256 over config.json and every tensor file, each with its name and length; for random
+     * weights "random:SEED:" and the SHA-256 of config.json */
+    char fingerprint[MODEL_FINGERPRINT_BYTES];
     const struct kern *kern;
     struct kern_dev *dev;
     const void *embed, *head; /* equal when tied */
@@ -138,6 +143,9 @@ size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern
  * moves. Checks values: a non-finite weight is refused; overflow on conversion is refused. Blocks
  * long. On failure nothing is to be freed but the desc and what the device owns. */
 int model_load(struct model *model, const char *dir, struct err *err);
+
+/* The same without tensor files: weights from kernels/weights_random.h by seed and tensor name. */
+int model_load_random(struct model *model, const char *dir, uint64_t seed, struct err *err);
 
 /* Frees the desc. The weights live and die with the device. */
 void model_done(struct model *model);

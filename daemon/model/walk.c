@@ -82,7 +82,14 @@ static void *walk_take(char *base, size_t *at, size_t bytes)
 
 static uint32_t walk_logit_rows(const struct walk *walk)
 {
-    return MAX(walk->sample_max, MIN(walk->score_max, WALK_SCORE_LOGIT_ROWS));
+    uint32_t part_max = walk->model->kern->part_sample_max;
+    uint32_t sample_max = part_max ? MIN(walk->sample_max, part_max) : walk->sample_max;
+    return MAX(sample_max, MIN(walk->score_max, WALK_SCORE_LOGIT_ROWS));
+}
+
+static size_t walk_logits_size(const struct walk *walk)
+{
+    return (size_t)walk_logit_rows(walk) * walk->model->desc.vocab_n * sizeof(float);
 }
 
 /* Points the buffers into `base` (or only adds up) and returns the bytes of all. */
@@ -96,8 +103,7 @@ static size_t walk_layout(struct walk *walk, char *base)
     size_t at = 0;
     walk->h = walk_take(base, &at, rows * desc->hidden * sizeof(float));
     walk->q = walk_take(base, &at, rows * q_row * sizeof(float));
-    walk->logits =
-        walk_take(base, &at, (size_t)walk_logit_rows(walk) * desc->vocab_n * sizeof(float));
+    walk->logits = walk_take(base, &at, walk_logits_size(walk));
     walk->x = walk_take(base, &at, rows * desc->hidden * each);
     walk->attn = walk_take(base, &at, rows * q_row * each);
     walk->act = walk_take(base, &at, rows * desc->ffn * each);
@@ -113,6 +119,12 @@ size_t walk_bytes(const struct model *model, uint32_t row_max, uint32_t sample_m
     struct walk walk = {
         .model = model, .row_max = row_max, .sample_max = sample_max, .score_max = score_max};
     return walk_layout(&walk, NULL);
+}
+
+size_t walk_logit_bytes(const struct model *model, uint32_t sample_max, uint32_t score_max)
+{
+    struct walk walk = {.model = model, .sample_max = sample_max, .score_max = score_max};
+    return ROUND_UP(walk_logits_size(&walk), WALK_ALIGN);
 }
 
 int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,

@@ -25,6 +25,9 @@ struct walk {
 size_t walk_bytes(const struct model *model, uint32_t row_max, uint32_t sample_max,
                   uint32_t score_max);
 
+/* Those of them that are logits. */
+size_t walk_logit_bytes(const struct model *model, uint32_t sample_max, uint32_t score_max);
+
 /* Reserves the workspace on the model's device. */
 int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
               uint32_t score_max, struct err *err);

@@ -4,6 +4,7 @@
 #include "base/cpus.h"
 #include "base/mem.h"
 #include "kernels/cpu/cpu_int.h"
+#include "kernels/weights_random.h"
 
 #define CPU_BLOCK_BYTES ((size_t)2 << 20) /* small reservations share blocks of this size */
 #define CPU_SITES       4u
@@ -98,6 +99,31 @@ static void cpu_close(struct kern_dev *dev)
     }
     mem_free(dev->scratch);
     mem_free(dev);
+}
+
+/* The largest of the instruction sets there are: which one serves is measured at open. */
+static size_t cpu_workspace_bytes(const struct kern_open *args, const struct kern_kv *kv,
+                                  size_t *out_host)
+{
+    bool is_quota;
+    size_t thread_n = args->thread_n > 0 ? args->thread_n : cpus_granted(&is_quota);
+    size_t most = 0;
+    struct kern_dev *dev = mem_zalloc(sizeof *dev);
+    (void)kv;
+    dev->args = *args;
+    for (int isa = KERN_ISA_PORTABLE; isa < KERN_ISA_N; isa++) {
+        struct cpu_scratch scratch;
+        const char *missing;
+        if (!args->is_stand_in && !cpu_isa_is_present((enum kern_isa)isa, &missing)) {
+            continue;
+        }
+        dev->path = cpu_isa_path((enum kern_isa)isa, args->is_stand_in);
+        size_t each = cpu_scratch_layout(dev, &scratch, NULL);
+        most = MAX(most, cpu_workspace_layout(dev, NULL) + thread_n * each);
+    }
+    mem_free(dev);
+    *out_host = 0;
+    return most;
 }
 
 static int cpu_open_memory(struct kern_dev *dev, uint32_t thread_n, struct err *err)
@@ -235,6 +261,38 @@ static void cpu_weight_load(struct kern_dev *dev, const struct kern_matrix *src,
     team_each(dev->team, layout_group_n(src->n), cpu_load_unit, &job);
 }
 
+struct cpu_random_job {
+    enum dtype held;
+    const struct weights_random *src;
+    void *to;
+    uint16_t *rows; /* per member [LAYOUT_GROUP, k]: the values are exact in bf16 */
+};
+
+static void cpu_random_unit(void *arg, uint32_t index, uint32_t member)
+{
+    const struct cpu_random_job *job = arg;
+    const struct weights_random *src = job->src;
+    uint32_t first = index * LAYOUT_GROUP;
+    uint32_t row_n = MIN(src->n - first, LAYOUT_GROUP);
+    size_t value_n = (size_t)row_n * src->k;
+    uint16_t *rows = job->rows + (size_t)member * LAYOUT_GROUP * src->k;
+    for (size_t i = 0; i < value_n; i++) {
+        rows[i] = bf16_from_f32(weights_random_value(src, (size_t)first * src->k + i));
+    }
+    const struct kern_matrix group = {.data = rows, .dtype = DTYPE_BF16, .n = row_n, .k = src->k};
+    char *to = (char *)job->to + layout_at(job->held, src->n, src->k, first, 0);
+    layout_pack_group(job->held, &group, to, 0);
+}
+
+static void cpu_weight_random(struct kern_dev *dev, const struct weights_random *src, void *to_dev)
+{
+    uint32_t team_n = team_size(dev->team);
+    struct cpu_random_job job = {.held = dev->args.held, .src = src, .to = to_dev};
+    job.rows = mem_alloc((size_t)team_n * LAYOUT_GROUP * src->k * sizeof *job.rows);
+    team_each(dev->team, layout_group_n(src->n), cpu_random_unit, &job);
+    mem_free(job.rows);
+}
+
 static size_t cpu_part_bytes(uint32_t row_n, uint32_t n)
 {
     return row_n * cpu_part_stride(n) * sizeof(float);
@@ -256,9 +314,11 @@ const struct kern kern_cpu = {
     .get = cpu_get,
     .kv_open = cpu_kv_open,
     .kv_bytes = cpu_kv_bytes,
+    .workspace_bytes = cpu_workspace_bytes,
     .weight_bytes = cpu_weight_bytes,
     .weight_pack = cpu_weight_pack,
     .weight_load = cpu_weight_load,
+    .weight_random = cpu_weight_random,
     .part_bytes = cpu_part_bytes,
     .set_version = cpu_set_version,
     .begin_step = cpu_begin_step,

@@ -17,7 +17,7 @@ struct cuda_memory {
 #define CUDA_SEQ_PAGES 1024 /* of a sequence, where nobody says how many it may have */
 
 /* Device memory that lives as long as the device. */
-static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
+static int cuda_take(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
 {
     void *data;
     int rc = dev_alloc(bytes, &data, err);
@@ -28,6 +28,23 @@ static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, stru
     *memory = (struct cuda_memory){dev->memories, data};
     dev->memories = memory;
     *out_dev = data;
+    return 0;
+}
+
+/* From the one reservation where there is one: then every piece is known to fit. */
+static int cuda_reserve(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err)
+{
+    size_t want = ROUND_UP(MAX(bytes, 1), KERN_RESERVE_ALIGN);
+    if (!dev->arena) {
+        return cuda_take(dev, bytes, out_dev, err);
+    }
+    if (want > dev->args.reserve_bytes - dev->arena_used) {
+        return err_set(err, ERR_NO_MEMORY,
+                       "could not reserve %zu bytes of GPU memory: %zu of %zu are taken", bytes,
+                       dev->arena_used, dev->args.reserve_bytes);
+    }
+    *out_dev = dev->arena + dev->arena_used;
+    dev->arena_used += want;
     return 0;
 }
 
@@ -63,16 +80,34 @@ static void cuda_close(struct kern_dev *dev)
     mem_free(dev);
 }
 
-/* Reserves `bytes`, cleared: counters start at 0, and nothing of another process is ever read. */
-static int cuda_workspace(struct kern_dev *dev, size_t bytes, void *out, struct err *err)
+/* A piece of device memory, cleared: counters start at 0, and nothing of another process is ever
+ * read. */
+struct cuda_piece {
+    void *place; /* of the pointer to it */
+    size_t bytes;
+};
+
+static int cuda_workspaces(struct kern_dev *dev, const struct cuda_piece *pieces, struct err *err)
 {
-    void *data = NULL;
-    int rc = cuda_reserve(dev, bytes, &data, err);
-    if (rc == 0) {
-        dev_fill(dev->ctx.stream, data, 0, bytes);
-        memcpy(out, &data, sizeof data);
+    int rc = 0;
+    for (; rc == 0 && pieces->place; pieces++) {
+        void *data = NULL;
+        rc = cuda_reserve(dev, pieces->bytes, &data, err);
+        if (rc == 0) {
+            dev_fill(dev->ctx.stream, data, 0, pieces->bytes);
+            memcpy(pieces->place, &data, sizeof data);
+        }
     }
-    return rc;
+    return rc ? rc : dev_stream_sync(dev->ctx.stream);
+}
+
+static size_t cuda_pieces_bytes(const struct cuda_piece *pieces)
+{
+    size_t bytes = 0;
+    for (; pieces->place; pieces++) {
+        bytes += ROUND_UP(MAX(pieces->bytes, 1), KERN_RESERVE_ALIGN);
+    }
+    return bytes;
 }
 
 static void cuda_set_limits(struct kern_dev *dev)
@@ -91,20 +126,77 @@ static void cuda_set_limits(struct kern_dev *dev)
     };
 }
 
+#define CUDA_PIECES 8
+
 /* What does not depend on the KV pool. */
-static int cuda_open_memory(struct kern_dev *dev, struct err *err)
+static void cuda_open_pieces(struct kern_dev *dev, struct cuda_piece out[CUDA_PIECES])
 {
-    const struct kern_open *args = &dev->args;
     struct cuda_ctx *ctx = &dev->ctx;
     const struct cuda_limits *limits = &ctx->limits;
-    size_t rope = (size_t)limits->row_max * limits->rotary_n * sizeof(float);
-    int rc = cuda_workspace(dev, LIMIT_HEAD_DIM / 2 * sizeof(float), &ctx->inv_freq, err);
-    rc = rc ? rc : cuda_workspace(dev, rope, &ctx->rope, err);
-    rc = rc ? rc : cuda_workspace(dev, args->slot_max * sizeof(uint32_t), &ctx->slot_token, err);
-    rc = rc ? rc : cuda_workspace(dev, sizeof(unsigned), &ctx->saturated, err);
-    rc = rc ? rc : cuda_workspace(dev, cuda_linear_bytes(limits, ctx->sm_n), &ctx->linear, err);
-    rc = rc ? rc : cuda_workspace(dev, cuda_sample_bytes(limits), &ctx->sampling, err);
-    return rc ? rc : dev_stream_sync(ctx->stream);
+    dev->part_bytes = cuda_part_bytes_max(dev);
+    const struct cuda_piece pieces[] = {
+        {&ctx->inv_freq, LIMIT_HEAD_DIM / 2 * sizeof(float)},
+        {&ctx->rope, (size_t)limits->row_max * limits->rotary_n * sizeof(float)},
+        {&ctx->slot_token, dev->args.slot_max * sizeof(uint32_t)},
+        {&ctx->saturated, sizeof(unsigned)},
+        {&ctx->linear, cuda_linear_bytes(limits, ctx->sm_n)},
+        {&ctx->sampling, cuda_sample_bytes(limits)},
+        {&ctx->step, dev->part_bytes},
+        {NULL, 0},
+    };
+    static_assert(ARRAY_N(pieces) == CUDA_PIECES, "all and the end");
+    memcpy(out, pieces, sizeof pieces);
+}
+
+/* What it decides, but the pages themselves. */
+static void cuda_kv_pieces(struct kern_dev *dev, const struct kern_kv *kv,
+                           struct cuda_piece out[CUDA_PIECES])
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    struct cuda_limits *limits = &ctx->limits;
+    limits->page_n = kv->page_n;
+    limits->head_n = kv->head_n;
+    limits->kv_head_n = kv->kv_head_n;
+    limits->head_dim = kv->head_dim;
+    limits->page_stride =
+        limits->page_stride ? limits->page_stride : MIN(kv->page_n, CUDA_SEQ_PAGES);
+    size_t table = (size_t)limits->slot_max * limits->page_stride * sizeof(uint32_t);
+    const struct cuda_piece pieces[] = {
+        {&ctx->kv.page_table, table},
+        {&ctx->attention, cuda_attend_bytes(limits)},
+        {NULL, 0},
+    };
+    memcpy(out, pieces, sizeof pieces);
+}
+
+static size_t cuda_result_max(const struct kern_open *args)
+{
+    return args->row_max + MIN(args->row_max, args->slot_max);
+}
+
+static size_t cuda_results_bytes(const struct kern_open *args)
+{
+    return CUDA_STEPS * cuda_result_max(args) * sizeof(struct kern_token);
+}
+
+static size_t cuda_workspace_bytes(const struct kern_open *args, const struct kern_kv *kv,
+                                   size_t *out_host)
+{
+    struct kern_dev *dev = mem_zalloc(sizeof *dev);
+    struct cuda_piece pieces[CUDA_PIECES];
+    dev->args = *args;
+    dev_describe(args->device, &dev->info, NULL);
+    dev->ctx.sm_n = dev->info.sm_n;
+    cuda_set_limits(dev);
+    cuda_open_pieces(dev, pieces);
+    size_t bytes = cuda_pieces_bytes(pieces);
+    cuda_kv_pieces(dev, kv, pieces);
+    bytes += cuda_pieces_bytes(pieces);
+    size_t table = (size_t)dev->ctx.limits.slot_max * dev->ctx.limits.page_stride;
+    *out_host = CUDA_BLOCKS * dev->part_bytes + cuda_results_bytes(args) + /* pinned */
+                table * sizeof(uint32_t) + args->version_max * sizeof(void *);
+    mem_free(dev);
+    return bytes;
 }
 
 /* Mapped memory for results. */
@@ -112,9 +204,8 @@ static int cuda_open_results(struct kern_dev *dev, struct err *err)
 {
     void *results;
     void *words;
-    dev->result_max = dev->args.row_max + MIN(dev->args.row_max, dev->args.slot_max);
-    int rc = dev_alloc_pinned((size_t)CUDA_STEPS * dev->result_max * sizeof(struct kern_token),
-                              true, &results, err);
+    dev->result_max = (uint32_t)cuda_result_max(&dev->args);
+    int rc = dev_alloc_pinned(cuda_results_bytes(&dev->args), true, &results, err);
     if (rc) {
         return rc;
     }
@@ -129,11 +220,10 @@ static int cuda_open_results(struct kern_dev *dev, struct err *err)
     return 0;
 }
 
-/* Where a part's records go: one block on the device, pinned ones here. */
-static int cuda_open_parts(struct kern_dev *dev, struct err *err)
+/* Where a part's records are laid out before they are copied to ctx.step. */
+static int cuda_open_pinned(struct kern_dev *dev, struct err *err)
 {
-    dev->part_bytes = cuda_part_bytes_max(dev);
-    int rc = cuda_workspace(dev, dev->part_bytes, &dev->ctx.step, err);
+    int rc = 0;
     for (uint32_t i = 0; i < CUDA_BLOCKS && rc == 0; i++) {
         void *data;
         rc = dev_alloc_pinned(dev->part_bytes, false, &data, err);
@@ -141,6 +231,21 @@ static int cuda_open_parts(struct kern_dev *dev, struct err *err)
         dev->pinned[i].copied = dev_event_new();
     }
     return rc;
+}
+
+static int cuda_open_memory(struct kern_dev *dev, struct err *err)
+{
+    struct cuda_piece pieces[CUDA_PIECES];
+    int rc = 0;
+    if (dev->args.reserve_bytes > 0) {
+        void *arena;
+        rc = cuda_take(dev, dev->args.reserve_bytes, &arena, err);
+        dev->arena = rc ? NULL : arena;
+    }
+    cuda_open_pieces(dev, pieces);
+    rc = rc ? rc : cuda_workspaces(dev, pieces, err);
+    rc = rc ? rc : cuda_open_results(dev, err);
+    return rc ? rc : cuda_open_pinned(dev, err);
 }
 
 static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct err *err)
@@ -151,13 +256,13 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
                        "the CUDA backend holds weights in 16 bits: start graftd with --dtype bf16");
     }
     int rc = dev_count(&device_n, err);
-    rc = rc ? rc : dev_use(0, err);
+    rc = rc ? rc : dev_use(args->device, err);
     if (rc) {
         return rc;
     }
     struct kern_dev *dev = mem_zalloc(sizeof *dev);
     dev->args = *args;
-    rc = dev_describe(0, &dev->info, err);
+    rc = dev_describe(args->device, &dev->info, err);
     dev->ctx.stream = dev_stream_new();
     dev->copies = dev_stream_new();
     dev->ctx.held = args->held;
@@ -169,8 +274,6 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     snprintf(dev->isa, sizeof dev->isa, dev->info.is_emulated ? "emulated sm_%u%u" : "sm_%u%u",
              dev->info.major, dev->info.minor);
     rc = rc ? rc : cuda_open_memory(dev, err);
-    rc = rc ? rc : cuda_open_results(dev, err);
-    rc = rc ? rc : cuda_open_parts(dev, err);
     if (rc) {
         cuda_close(dev);
         return rc;
@@ -187,14 +290,14 @@ static const char *cuda_isa_name(const struct kern_dev *dev)
 /* The engine's thread brings adapters while the rank's runs a step: two streams. */
 static void cuda_put(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes)
 {
-    dev_use(0, NULL);
+    dev_use(dev->args.device, NULL);
     dev_copy_in(dev->copies, to_dev, from, bytes);
     dev_stream_sync(dev->copies); /* a failure stays and is told by end_step */
 }
 
 static void cuda_get(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes)
 {
-    dev_use(0, NULL);
+    dev_use(dev->args.device, NULL);
     dev_copy_out(dev->ctx.stream, to, from_dev, bytes);
     dev_stream_sync(dev->ctx.stream);
 }
@@ -208,27 +311,23 @@ static size_t cuda_kv_bytes(enum dtype held, const struct kern_kv *kv)
 static int cuda_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     struct cuda_ctx *ctx = &dev->ctx;
-    struct cuda_limits *limits = &ctx->limits;
+    const struct cuda_limits *limits = &ctx->limits;
+    struct cuda_piece pieces[CUDA_PIECES];
+    const struct cuda_piece pages[] = {{&ctx->kv.data, cuda_kv_bytes(dev->args.held, kv)},
+                                       {NULL, 0}};
     ASSERT(!ctx->kv.data);
     ASSERT_CMP(kv->head_dim, <=, LIMIT_HEAD_DIM);
-    limits->page_n = kv->page_n;
-    limits->head_n = kv->head_n;
-    limits->kv_head_n = kv->kv_head_n;
-    limits->head_dim = kv->head_dim;
-    limits->page_stride =
-        limits->page_stride ? limits->page_stride : MIN(kv->page_n, CUDA_SEQ_PAGES);
-    size_t table = (size_t)limits->slot_max * limits->page_stride * sizeof(uint32_t);
+    cuda_kv_pieces(dev, kv, pieces);
     ctx->kv.page_stride = limits->page_stride;
     ctx->kv.page_n = kv->page_n;
     ctx->kv.kv_head_n = kv->kv_head_n;
     ctx->kv.head_dim = kv->head_dim;
     ctx->kv.dtype = dev->args.held;
+    size_t table = (size_t)limits->slot_max * limits->page_stride * sizeof(uint32_t);
     dev->pages = mem_alloc(table);
     memset(dev->pages, 0xff, table); /* no page has this number */
-    int rc = cuda_workspace(dev, table, &ctx->kv.page_table, err);
-    rc = rc ? rc : cuda_workspace(dev, cuda_attend_bytes(limits), &ctx->attention, err);
-    rc = rc ? rc : cuda_workspace(dev, cuda_kv_bytes(dev->args.held, kv), &ctx->kv.data, err);
-    return rc ? rc : dev_stream_sync(ctx->stream);
+    int rc = cuda_workspaces(dev, pieces, err);
+    return rc ? rc : cuda_workspaces(dev, pages, err);
 }
 
 static size_t cuda_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
@@ -275,6 +374,13 @@ static void cuda_weight_load(struct kern_dev *dev, const struct kern_matrix *src
     mem_free(packed);
 }
 
+static void cuda_weight_random(struct kern_dev *dev, const struct weights_random *src, void *to_dev)
+{
+    dev_use(dev->args.device, NULL);
+    cuda_random(dev->copies, dev->args.held, dev->ctx.sm_n, src, to_dev);
+    dev_stream_sync(dev->copies);
+}
+
 static size_t cuda_part_bytes(uint32_t row_n, uint32_t n)
 {
     return (size_t)row_n * n * sizeof(float);
@@ -308,6 +414,7 @@ int cuda_available(struct err *err)
 
 const struct kern kern_cuda = {
     .name = "cuda",
+    .is_device = true,
     .open = cuda_open,
     .close = cuda_close,
     .isa_name = cuda_isa_name,
@@ -316,13 +423,16 @@ const struct kern kern_cuda = {
     .get = cuda_get,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
+    .workspace_bytes = cuda_workspace_bytes,
     .weight_bytes = cuda_weight_bytes,
     .weight_pack = cuda_weight_pack,
     .weight_load = cuda_weight_load,
+    .weight_random = cuda_weight_random,
     .part_bytes = cuda_part_bytes,
     .set_version = cuda_set_version,
     .begin_step = cuda_begin_step,
     .step_ahead = CUDA_STEP_AHEAD,
+    .part_sample_max = CUDA_PART_ROWS,
     .next_part = cuda_next_part,
     .end_step = cuda_end_step,
     .read_step = cuda_read_step,

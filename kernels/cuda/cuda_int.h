@@ -63,7 +63,9 @@ struct kern_dev {
     char isa[48]; /* "sm_90", "emulated sm_90" */
     struct cuda_ctx ctx;
     struct dev_stream *copies;
-    struct cuda_memory *memories;       /* newest first */
+    struct cuda_memory *memories; /* newest first */
+    char *arena;                  /* of args.reserve_bytes; NULL = piece by piece */
+    size_t arena_used;
     const void **versions;              /* [version_max]: effect blocks in device memory */
     float inv_freq[LIMIT_HEAD_DIM / 2]; /* what ctx.inv_freq holds */
 

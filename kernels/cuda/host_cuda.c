@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -65,6 +66,8 @@ static int dev_failed(struct err *err, int code, cudaError_t rc, const char *wha
 
 int dev_count(uint32_t *out_n, struct err *err)
 {
+    /* All kernels are loaded with the context, so that what is free afterwards stays free. */
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     int n = 0; /* cudaGetDeviceCount leaves it alone when there is no driver */
     int driver = 0;
     int runtime = 0;
@@ -110,6 +113,10 @@ int dev_describe(uint32_t index, struct dev_info *out, struct err *err)
     int driver = 0;
     int clock = 0;
     int memory_clock = 0;
+    int used = dev_use(index, err); /* free memory is asked of the device in use */
+    if (used) {
+        return used;
+    }
     cudaError_t rc = cudaGetDeviceProperties(&prop, (int)index);
     if (rc != cudaSuccess) {
         return dev_failed(err, ERR_NO_DEVICE, rc, "could not describe the NVIDIA device");

@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 struct dev_stream;
+struct weights_random;
 
 /* What a device was opened for; sizes workspaces. */
 struct cuda_limits {
@@ -112,6 +113,10 @@ struct cuda_gather {
     float *out; /* dev [cap, n] */
 };
 void cuda_logits(const struct cuda_ctx *ctx, const struct cuda_gather *op);
+
+/* Fills a held [n, stride] matrix with generated values. random.cu. */
+void cuda_random(struct dev_stream *stream, enum dtype held, uint32_t sm_n,
+                 const struct weights_random *src, void *to_dev);
 
 #ifdef __cplusplus
 }

@@ -61,7 +61,7 @@ void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step)
     ASSERT_CMP(step->row_n, <=, dev->args.row_max);
     ASSERT_CMP(step->rotary_n, <=, LIMIT_HEAD_DIM);
     ASSERT_CMP(dev->submitted_n - dev->read_n, <, CUDA_STEPS);
-    dev_use(0, NULL);
+    dev_use(dev->args.device, NULL);
     dev->is_stepping = true;
     dev->step = *step;
     cuda_plan_step(dev);

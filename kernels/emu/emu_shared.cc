@@ -7,9 +7,11 @@
 #include <string.h>
 
 #include "kernels/emu/emu_block.h"
+#include "kernels/emu/emu_knobs.h"
 
-#define EMU_SHARED_MAX 64
-#define EMU_ALIGN      ((size_t)128)
+#define EMU_SHARED_MAX    64
+#define EMU_SHARED_STATIC ((size_t)48 << 10) /* of a block's variables, on every target */
+#define EMU_ALIGN         ((size_t)128)
 
 struct emu_shared_var {
     const void *key;
@@ -21,6 +23,7 @@ struct emu_shared_var {
 static struct {
     emu_shared_var vars[EMU_SHARED_MAX];
     unsigned n;
+    size_t static_bytes;
     emu_shared_var dyn;
     size_t arena_used;
 } shared;
@@ -99,6 +102,11 @@ void *emu_shared(const void *key, size_t bytes)
     }
     if (i == shared.n) {
         shared.vars[shared.n++] = {key, NULL, bytes, 0};
+        shared.static_bytes += bytes;
+        if (shared.static_bytes > EMU_SHARED_STATIC ||
+            shared.static_bytes + shared.dyn.bytes > emu_knobs.shared_per_block) {
+            emu_die("more shared memory, static and dynamic, than a block may have", 0);
+        }
     }
     return shared_use(&shared.vars[i]);
 }
@@ -111,6 +119,7 @@ void *emu_dyn_shared(void)
 void emu_shared_launch(void)
 {
     shared.n = 0;
+    shared.static_bytes = 0;
     shared.dyn = {NULL, NULL, emu.launch->smem, 0};
 }
 

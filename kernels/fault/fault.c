@@ -26,6 +26,8 @@ void fault_set(const struct kern *inner, const struct fault_plan *plan)
     fault_inner = inner;
     fault_next_plan = *plan;
     kern_fault.step_ahead = inner->step_ahead;
+    kern_fault.part_sample_max = inner->part_sample_max;
+    kern_fault.is_device = inner->is_device;
 }
 
 static int fault_open(const struct kern_open *args, struct kern_dev **out, struct err *err)
@@ -110,6 +112,12 @@ static size_t fault_kv_bytes(enum dtype held, const struct kern_kv *kv)
     return fault_inner->kv_bytes(held, kv);
 }
 
+static size_t fault_workspace_bytes(const struct kern_open *args, const struct kern_kv *kv,
+                                    size_t *out_host)
+{
+    return fault_inner->workspace_bytes(args, kv, out_host);
+}
+
 static size_t fault_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
 {
     return fault_inner->weight_bytes(held, n, k);
@@ -123,6 +131,12 @@ static void fault_weight_pack(enum dtype held, const struct kern_matrix *src, vo
 static void fault_weight_load(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev)
 {
     dev->inner->weight_load(dev->inner_dev, src, to_dev);
+}
+
+static void fault_weight_random(struct kern_dev *dev, const struct weights_random *src,
+                                void *to_dev)
+{
+    dev->inner->weight_random(dev->inner_dev, src, to_dev);
 }
 
 static size_t fault_part_bytes(uint32_t row_n, uint32_t n)
@@ -211,9 +225,11 @@ struct kern kern_fault = {
     .get = fault_get,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
+    .workspace_bytes = fault_workspace_bytes,
     .weight_bytes = fault_weight_bytes,
     .weight_pack = fault_weight_pack,
     .weight_load = fault_weight_load,
+    .weight_random = fault_weight_random,
     .part_bytes = fault_part_bytes,
     .set_version = fault_set_version,
     .begin_step = fault_begin_step,

@@ -9,6 +9,7 @@
 #include "kernels/effect.h"
 #include "kernels/fmath.h"
 #include "kernels/ref/ref_int.h"
+#include "kernels/weights_random.h"
 
 #define REF_ALIGN EFFECT_ALIGN
 
@@ -93,6 +94,19 @@ static size_t ref_kv_bytes(enum dtype held, const struct kern_kv *kv)
            dtype_bytes(held);
 }
 
+/* The terms of ref_open. */
+static size_t ref_workspace_bytes(const struct kern_open *args, const struct kern_kv *kv,
+                                  size_t *out_host)
+{
+    (void)kv;
+    *out_host = 0;
+    return args->version_max * sizeof(void *) + args->slot_max * sizeof(uint32_t) +
+           (size_t)args->slot_max * args->vocab_n * sizeof(uint16_t) +
+           args->row_max * (sizeof(void *) + sizeof(float) * LIMIT_HEAD_DIM) +
+           ((size_t)args->k_max + args->n_max + args->rank_max) * sizeof(float) +
+           sample_scratch_bytes(args->vocab_n);
+}
+
 static int ref_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     ASSERT(!dev->kv_data);
@@ -152,6 +166,19 @@ static void ref_weight_pack(enum dtype held, const struct kern_matrix *src, void
 static void ref_weight_load(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev)
 {
     ref_weight_pack(dev->args.held, src, to_dev);
+}
+
+static void ref_weight_random(struct kern_dev *dev, const struct weights_random *src, void *to_dev)
+{
+    size_t element_n = (size_t)src->n * src->k;
+    for (size_t i = 0; i < element_n; i++) {
+        float value = weights_random_value(src, i);
+        if (dev->args.held == DTYPE_BF16) {
+            ((uint16_t *)to_dev)[i] = bf16_from_f32(value);
+        } else {
+            ((float *)to_dev)[i] = value;
+        }
+    }
 }
 
 static size_t ref_part_bytes(uint32_t row_n, uint32_t n)
@@ -227,9 +254,11 @@ const struct kern kern_ref = {
     .get = ref_copy,
     .kv_open = ref_kv_open,
     .kv_bytes = ref_kv_bytes,
+    .workspace_bytes = ref_workspace_bytes,
     .weight_bytes = ref_weight_bytes,
     .weight_pack = ref_weight_pack,
     .weight_load = ref_weight_load,
+    .weight_random = ref_weight_random,
     .part_bytes = ref_part_bytes,
     .set_version = ref_set_version,
     .begin_step = ref_begin_step,

@@ -1,11 +1,13 @@
 """The daemon on a device that can be lost; only where the device is emulated (preset emu)."""
+import json
 import os
+import shutil
 import sys
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PATIENCE, ROOT, Client, Daemon, grpc  # noqa: E402
-from test_daemon_case import ADAPTERS, MODEL, MODEST, prompt, refs  # noqa: E402
+from test_daemon_case import ADAPTERS, MODEL, MODEST, copy_model, prompt, refs  # noqa: E402
 
 LOST = 70  # the exit status of a process whose device was lost
 
@@ -47,18 +49,77 @@ class Device(unittest.TestCase):
     def test_a_hung_kernel_ends_the_process(self):
         self.lost(GRAFT_EMU_HANG="3", GRAFT_EMU_KERNEL="publish")
 
+    def refused(self, words, daemon):
+        self.assertEqual(daemon.process.wait(PATIENCE), 78, daemon.log())
+        self.assertIn(words, daemon.log())
+
     def test_f32_needs_a_word(self):
-        daemon = self.daemon("--dtype", "f32", "--backend", "cuda")
-        daemon.process.wait(PATIENCE)
-        self.assertEqual(daemon.process.returncode, 78)
-        self.assertIn("--dtype bf16", daemon.log())
+        self.refused("16 bits, and --dtype is f32: start graftd with --dtype bf16",
+                     self.daemon("--dtype", "f32", "--backend", "cuda"))
+        model = os.path.join(ROOT, "tests", "golden", "llama")
+        self.refused("16 bits, and the checkpoint is f32: start graftd with --dtype bf16",
+                     Daemon(model, "--backend", "cuda"))
 
     def test_widths_that_kernels_cannot_take(self):
         model = os.path.join(ROOT, "tests", "golden", "llama-bias")
-        daemon = Daemon(model, "--backend", "cuda", "--dtype", "bf16")
-        daemon.process.wait(PATIENCE)
-        self.assertEqual(daemon.process.returncode, 78)
-        self.assertIn("needs multiples of 8, and hidden_size is 54", daemon.log())
+        self.refused("needs multiples of 8, and hidden_size is 54",
+                     Daemon(model, "--backend", "cuda", "--dtype", "bf16"))
+
+    def test_heads_that_kernels_cannot_take(self):
+        model = copy_model()
+        self.addCleanup(shutil.rmtree, os.path.dirname(model))
+        path = os.path.join(model, "config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        config["head_dim"] = 8
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        self.refused("needs a head_dim of 16 to 256, and it is 8",
+                     Daemon(model, "--backend", "cuda", "--dtype", "bf16", "--weights", "random:1"))
+
+    def test_random_weights(self):
+        """Made on the device; the same model as on the CPU."""
+        texts = []
+        for backend in ("cuda", "cpu"):
+            daemon = Daemon(MODEL, *MODEST, "--backend", backend, "--weights", "random:3",
+                            "--dtype", "bf16").ready()
+            self.addCleanup(daemon.kill)
+            with Client(daemon.address) as client:
+                texts.append(client.answer(prompt(0), sampling={"temperature": 0},
+                                           stopping={"max_tokens": 4, "ignore_eos": True},
+                                           output={"token_ids": True})[1])
+            daemon.stop()
+        self.assertEqual(len(texts[0]), 4)
+        self.assertEqual(texts[0][0], texts[1][0])
+
+    def test_memory_is_taken_at_once(self):
+        """The plan's shares; more than all and too little are refused with the table."""
+        daemon = Daemon(MODEL, "--gpu-memory", "50%").ready()
+        self.addCleanup(daemon.kill)
+        with Client(daemon.address) as client:
+            self.assertEqual(len(client.answer(prompt(0), stopping={"max_tokens": 4},
+                                               output={"token_ids": True})[1]), 4)
+        daemon.stop()
+        self.assertIn("of 268.4 MB available on the GPU", daemon.log())
+        self.assertIn("driver, context and graphs", daemon.log())
+        low = self.daemon("--gpu-memory", "8MiB")
+        self.refused("GPU memory: weights 3 MiB + KV pages", low)
+        self.assertIn("memory  workspace", low.log())
+        self.refused("--gpu-memory is 600MiB", self.daemon("--gpu-memory", "600MiB"))
+
+    def test_devices_that_are_not_there(self):
+        self.refused("--devices is 0,1: several devices are not implemented",
+                     self.daemon("--devices", "0,1"))
+        self.refused("there is no GPU 3: this machine has 1",
+                     self.daemon("--devices", "3", "--backend", "cuda"))
+        self.refused("compute capability 7.5, the kernels need 8.0",
+                     self.daemon("--backend", "cuda", GRAFT_EMU_CAPABILITY="75"))
+        self.refused('could not use backend "cuda": ',
+                     self.daemon("--backend", "cuda", GRAFT_EMU_DEVICES="0"))
+        daemon = self.daemon(GRAFT_EMU_DEVICES="0").ready()
+        self.addCleanup(daemon.stop)
+        self.assertEqual(daemon.log().count("the CPU backend serves: "), 1)
+        self.assertIn('backend="cpu"', daemon.log())
 
 
 if __name__ == "__main__":

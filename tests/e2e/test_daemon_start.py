@@ -2,11 +2,12 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 import unittest
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness import Client, Daemon, grpc, pb, reason
+from harness import Client, Daemon, grpc, model_pb, pb, reason
 from test_daemon_case import (ADAPTERS, LINES, MODEL, MODEST, SANITIZED, Answer, Code, copy_model,
                               prompt, refs, tasks)
 
@@ -102,6 +103,64 @@ class Refused(unittest.TestCase):
         self.ends(78, 'could not open the adapter root "/nope"', "--adapters", "/nope")
         self.ends(78, "--frob is no flag", "--frob")
         self.ends(78, "/nope/config.json", model="/nope")
+
+
+class Choice(unittest.TestCase):
+    """What serves, and from which weights."""
+
+    def run_graftd(self, *flags):
+        return subprocess.run([os.environ["GRAFT_DAEMON"], *flags], capture_output=True, text=True,
+                              check=False)
+
+    def test_check(self):
+        done = self.run_graftd("--check", "--model", MODEL, *MODEST)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for words in ("cpu.isa        portable    ok", "gpu", "backend        ", "memory  weights",
+                      "memory  KV pages                             33.6 MB", "memory  total"):
+            self.assertIn(words, done.stdout)
+        done = self.run_graftd("--check")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("weights", done.stdout)
+        done = self.run_graftd("--check", "--model", MODEL, "--max-context", "5000")
+        self.assertEqual(done.returncode, 78)
+        self.assertIn("model          --max-context is 5000, the model's limit is 1024", done.stdout)
+
+    def test_no_gpu(self):
+        if "gpu.0" in self.run_graftd("--check").stdout:
+            self.skipTest("this machine has a GPU")
+        daemon = Daemon(MODEL, *MODEST).ready()
+        self.addCleanup(daemon.stop)
+        self.assertEqual(daemon.log().count("the CPU backend serves: "), 1)
+        self.assertIn('backend="cpu"', daemon.log())
+        done = self.run_graftd("--model", MODEL, "--backend", "cuda", "--listen",
+                               f"unix:{daemon.folder}/other.sock")
+        self.assertEqual(done.returncode, 78)
+        self.assertRegex(done.stderr + done.stdout,
+                         'could not use backend "cuda": (no NVIDIA driver|this program was built)')
+
+    def test_random_weights(self):
+        """config.json and the tokenizer are enough; a seed names a model."""
+        model = copy_model()
+        self.addCleanup(shutil.rmtree, os.path.dirname(model))
+        os.remove(os.path.join(model, "model.safetensors"))
+        seen = []
+        for seed, backend in ((7, "cpu"), (7, "ref"), (8, "cpu")):
+            daemon = Daemon(model, *MODEST, "--weights", f"random:{seed}", "--backend", backend,
+                            "--dtype", "f32").ready()
+            self.addCleanup(daemon.kill)
+            with Client(daemon.address) as client:
+                fingerprint = client.models.GetModel(model_pb.GetModelRequest()).fingerprint
+                self.assertRegex(fingerprint, f"^random:{seed}:[0-9a-f]{{64}}$")
+                seen.append(client.answer(prompt(0), sampling={"temperature": 0},
+                                          stopping={"max_tokens": 8, "ignore_eos": True},
+                                          output={"token_ids": True})[1])
+            daemon.stop()
+        self.assertEqual(seen[0], seen[1])
+        self.assertNotEqual(seen[0], seen[2])
+        os.remove(os.path.join(model, "tokenizer.json"))
+        daemon = Daemon(model, "--weights", "random:7")
+        self.assertEqual(daemon.wait(), 78)
+        self.assertIn("tokenizer.json", daemon.log())
 
 
 class Life(unittest.TestCase):

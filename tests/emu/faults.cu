@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "kernels/cuda/host.h"
+#include "kernels/emu/emu_knobs.h"
 #include "tests/emu/faults.h"
 
 #define THREADS FAULT_THREADS
@@ -35,6 +36,15 @@ template <bool is_faulty> static __global__ void overrun_global(float *out)
     unsigned i = blockIdx.x * THREADS + threadIdx.x;
     unsigned to = is_faulty && i == OUT_N - 1 ? OUT_N : i;
     out[to] = (float)threadIdx.x + 1.0f; /* fault: overrun_global */
+}
+
+/* More than a block may have: what is declared and what the launch asks for, together. */
+template <bool is_faulty> static __global__ void shared_beyond(float *out)
+{
+    __syncthreads(); /* fault: shared_beyond */
+    SHARED(float, s, [THREADS]);
+    s[threadIdx.x] = (float)threadIdx.x;
+    out[blockIdx.x * THREADS + threadIdx.x] = s[threadIdx.x] + 1.0f;
 }
 
 /* Vectors. */
@@ -369,6 +379,19 @@ RUN(triggers_early, rig.overlap, rig.out)
 RUN(early_signal, rig.cfg, rig.out, rig.data, rig.flags)
 RUN(missing_flag_wait, rig.cfg, rig.out, rig.data, rig.flags)
 
+static enum fault_out run_shared_beyond(bool is_faulty)
+{
+    rig_start();
+    launch_cfg cfg = rig.cfg;
+    cfg.smem = emu_knobs.shared_per_block - (is_faulty ? 0 : THREADS * sizeof(float));
+    if (is_faulty) {
+        launch(cfg, shared_beyond<true>, rig.out);
+    } else {
+        launch(cfg, shared_beyond<false>, rig.out);
+    }
+    return rig_look();
+}
+
 static enum fault_out run_early_read(bool is_faulty)
 {
     rig_start();
@@ -392,6 +415,7 @@ const struct fault faults[] = {
     ROW(overrun_static, FAULT_ASAN, 0, "heap-buffer-overflow", "block (0,0,0) thread (63,0,0)"),
     ROW(overrun_dynamic, FAULT_ASAN, 0, "heap-buffer-overflow", "block (0,0,0) thread (63,0,0)"),
     ROW(overrun_global, FAULT_ASAN, 0, "heap-buffer-overflow", "block (1,0,0) thread (63,0,0)"),
+    ROW(shared_beyond, FAULT_ALL, 0, "than a block may have", "block (0,0,0) thread (63,0,0)"),
     ROW(misaligned, FAULT_ASAN, 0, "misaligned address", "block (0,0,0) thread (5,0,0)"),
     ROW(misaligned_word, FAULT_ALL, 0, "not aligned", "block (0,0,0) thread (5,0,0)"),
     ROW(unwritten, FAULT_RACE, NANS, "that nobody wrote", "block (0,0,0) thread (63,0,0)"),

@@ -142,6 +142,16 @@ static void golden_load_adapter(struct golden *g, const char *dir, const char *n
     mem_free(block);
 }
 
+static void golden_open_walk(struct golden *g)
+{
+    struct err err = {0};
+    golden_check(
+        walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, &err),
+        &err);
+    g->batch = mem_zalloc(batch_bytes(&limits));
+    batch_init(g->batch, &limits);
+}
+
 void golden_open(struct golden *g, const struct golden_backend *backend, const char *name)
 {
     char dir[512];
@@ -154,15 +164,26 @@ void golden_open(struct golden *g, const struct golden_backend *backend, const c
     g->model.held = golden_held(backend, &g->model.desc);
     golden_open_device(g, backend);
     golden_check(model_load(&g->model, dir, &err), &err);
-    golden_check(
-        walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, &err),
-        &err);
+    golden_open_walk(g);
     golden_load_adapter(g, dir, "a", 0);
     golden_load_adapter(g, dir, "b", 1);
-    g->batch = mem_zalloc(batch_bytes(&limits));
-    batch_init(g->batch, &limits);
     snprintf(path, sizeof path, "%s/golden.safetensors", dir);
     golden_check(tensor_set_open(&g->expected, path, &err), &err);
+}
+
+void golden_open_random(struct golden *g, const struct golden_backend *backend, const char *name,
+                        enum dtype held, uint64_t seed)
+{
+    char dir[512];
+    struct err err = {0};
+    *g = (struct golden){0};
+    snprintf(dir, sizeof dir, "%s/tests/golden/%s", TEST_ROOT, name);
+    golden_check(model_desc_read_config(dir, &g->model.desc, &err), &err);
+    g->model.kern = backend->kern;
+    g->model.held = held;
+    golden_open_device(g, backend);
+    golden_check(model_load_random(&g->model, dir, seed, &err), &err);
+    golden_open_walk(g);
 }
 
 void golden_close(struct golden *g)

@@ -52,6 +52,9 @@ bool golden_can_hold(const struct golden_backend *backend, const char *name);
 
 /* Opens tests/golden/<name> on a backend, with its adapters a and b as versions 0 and 1. */
 void golden_open(struct golden *g, const struct golden_backend *backend, const char *name);
+/* Its config.json with random weights of this seed, without adapters and expectations. */
+void golden_open_random(struct golden *g, const struct golden_backend *backend, const char *name,
+                        enum dtype held, uint64_t seed);
 void golden_close(struct golden *g);
 
 /* A new sequence. */

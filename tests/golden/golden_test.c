@@ -223,6 +223,70 @@ static void check_case(void **state)
     }
 }
 
+#define RANDOM_ROWS 40
+
+static void random_logits(const struct golden_backend *backend, const char *name, enum dtype held,
+                          uint64_t seed, float *logits)
+{
+    static const struct golden_run base = {.name = "base"};
+    int32_t tokens[RANDOM_ROWS];
+    struct golden g;
+    golden_open_random(&g, backend, name, held, seed);
+    for (uint32_t i = 0; i < RANDOM_ROWS; i++) {
+        tokens[i] = (int32_t)(i * 37 % g.model.desc.vocab_n);
+    }
+    golden_step(&g, &base, tokens, RANDOM_ROWS, true, logits);
+    golden_close(&g);
+}
+
+/* Largest difference as a share of the largest logit of the row. */
+static double random_difference(const float *a, const float *b, uint32_t vocab_n)
+{
+    double worst = 0;
+    for (size_t row = 0; row < RANDOM_ROWS; row++) {
+        double largest = 0;
+        double difference = 0;
+        for (size_t i = row * vocab_n; i < (row + 1) * vocab_n; i++) {
+            largest = fmax(largest, fabs((double)a[i]));
+            difference = fmax(difference, fabs((double)a[i] - (double)b[i]));
+        }
+        assert_true(isfinite(largest) && largest > 0.5 && largest < 50); /* a sum of squares of 1 */
+        worst = fmax(worst, difference / largest);
+    }
+    return worst;
+}
+
+/* A random model is the same model on every backend, and another one for another seed. */
+static void random_weights_agree(void **state)
+{
+    static const char *const names[] = {"qwen3-bf16", "qwen2-bf16"}; /* norms of heads; biases */
+    static float ref[RANDOM_ROWS * GOLDEN_VOCAB_MAX];
+    static float got[RANDOM_ROWS * GOLDEN_VOCAB_MAX];
+    (void)state;
+    for (uint32_t c = 0; c < 2 * ARRAY_N(names); c++) {
+        enum dtype held = c % 2 ? DTYPE_F32 : DTYPE_BF16;
+        struct golden g;
+        golden_open_random(&g, &backends[0], names[c / 2], held, 5);
+        uint32_t vocab_n = g.model.desc.vocab_n;
+        assert_int_equal(strncmp(g.model.fingerprint, "random:5:", 9), 0);
+        assert_int_equal(strlen(g.model.fingerprint), 9 + 64);
+        golden_close(&g);
+        random_logits(&backends[0], names[c / 2], held, 5, ref);
+        for (uint32_t i = 1; i < backend_n; i++) {
+            if (backends[i].is_16_bit && held == DTYPE_F32) {
+                continue;
+            }
+            random_logits(&backends[i], names[c / 2], held, 5, got);
+            double worst = random_difference(ref, got, vocab_n);
+            printf("random %s %s on %s: %.2g\n", names[c / 2], dtype_name(held), backends[i].name,
+                   worst);
+            assert_true(worst < (held == DTYPE_F32 ? TOLERANCE_F32 : TOLERANCE_16));
+        }
+        random_logits(&backends[0], names[c / 2], held, 6, got);
+        assert_true(random_difference(ref, got, vocab_n) > 0.1);
+    }
+}
+
 #define CASE(name)                                                                                 \
     {                                                                                              \
         name, check_case, NULL, NULL, (char[])                                                     \
@@ -234,9 +298,17 @@ static void check_case(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE("llama"),     CASE("llama-bias"), CASE("qwen2"),      CASE("qwen2-tied"),
-        CASE("qwen3"),     CASE("llama-bf16"), CASE("qwen2-bf16"), CASE("qwen3-bf16"),
-        CASE("llama-f16"), CASE("qwen3-f16"),
+        CASE("llama"),
+        CASE("llama-bias"),
+        CASE("qwen2"),
+        CASE("qwen2-tied"),
+        CASE("qwen3"),
+        CASE("llama-bf16"),
+        CASE("qwen2-bf16"),
+        CASE("qwen3-bf16"),
+        CASE("llama-f16"),
+        CASE("qwen3-f16"),
+        cmocka_unit_test(random_weights_agree),
     };
     backend_n = golden_backends(backends, BACKENDS_MAX);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -300,6 +300,7 @@ PARITY_GROUP(embed)
 PARITY_GROUP(head)
 PARITY_GROUP(sample)
 PARITY_GROUP(score)
+PARITY_GROUP(random)
 
 int main(int argc, char **argv)
 {
@@ -308,7 +309,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_join),  cmocka_unit_test(test_heads),
         cmocka_unit_test(test_attend), cmocka_unit_test(test_embed), cmocka_unit_test(test_head),
-        cmocka_unit_test(test_sample), cmocka_unit_test(test_score),
+        cmocka_unit_test(test_sample), cmocka_unit_test(test_score), cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,5 +57,6 @@ void parity_embed(void);
 void parity_head(void);
 void parity_sample(void);
 void parity_score(void);
+void parity_random(void);
 
 #endif

@@ -401,6 +401,68 @@ static void plan_refuses(void **state)
     model_desc_done(&desc);
 }
 
+static size_t device_workspace(const struct kern_open *args, const struct kern_kv *kv,
+                               size_t *out_host)
+{
+    assert_int_equal(args->device, 3);
+    *out_host = 1000;
+    return (1u << 20) + (size_t)kv->page_n * 256; /* grows with the pages, as attention's does */
+}
+
+/* ref as a backend with memory of its own. */
+static struct kern device_kern(void)
+{
+    struct kern kern = kern_ref;
+    kern.is_device = true;
+    kern.part_sample_max = 256;
+    kern.workspace_bytes = device_workspace;
+    return kern;
+}
+
+/* A device's memory is shared out whole: each piece that will be reserved is a term of one sum. */
+static void plan_shares_a_device(void **state)
+{
+    (void)state;
+    struct model_desc desc;
+    struct engine_plan plan;
+    struct err err = {0};
+    const struct kern kern = device_kern();
+    check(model_desc_read(MODEL, &desc, &err), &err);
+    struct plan_want want = {.desc = &desc,
+                             .kern = &kern,
+                             .held = DTYPE_F32,
+                             .device = 3,
+                             .sequence_n = 1024,
+                             .available = 200000000};
+    check(engine_plan(&want, &plan, &err), &err);
+    uint64_t total = 0;
+    uint64_t host = 0;
+    for (size_t i = 0; i < PLAN_LINES; i++) {
+        *(plan.lines[i].is_host ? &host : &total) += plan.lines[i].bytes;
+    }
+    assert_int_equal(plan.total, total);
+    assert_int_equal(plan.host_total, host);
+    assert_int_equal(plan.open.reserve_bytes, total);
+    assert_int_equal(total % KERN_RESERVE_ALIGN, 0);
+    assert_true(host > 1000 && total <= want.available);
+    assert_true(total > want.available / 100 * 97); /* and hardly anything lies idle */
+    uint64_t kv = plan.lines[1].bytes;
+    uint64_t pool = plan.lines[2].bytes;
+    assert_true(kv > 39 * pool / 10 && kv < 41 * pool / 10);
+    /* 256 rows of logits, however many sequences */
+    assert_int_equal(plan.lines[4].bytes, 256 * desc.vocab_n * sizeof(float));
+
+    want.kv_bytes = 150000000; /* the other gets what is left */
+    check(engine_plan(&want, &plan, &err), &err);
+    assert_true(plan.total <= want.available && plan.pool_bytes > 0);
+    want.kv_bytes = 0;
+    want.available = 1000000;
+    assert_int_equal(engine_plan(&want, &plan, &err), ERR_NO_MEMORY);
+    assert_non_null(strstr(err.text, "GPU memory: weights 1 MiB + KV pages "));
+    assert_null(strstr(err.text, "events"));
+    model_desc_done(&desc);
+}
+
 /* Against the plainest map there is. */
 static void keymap_keeps_what_it_has(void **state)
 {
@@ -436,6 +498,7 @@ int main(void)
         cmocka_unit_test(keymap_keeps_what_it_has),
         cmocka_unit_test(plan_adds_up),
         cmocka_unit_test(plan_refuses),
+        cmocka_unit_test(plan_shares_a_device),
         cmocka_unit_test(threads_serve),
         cmocka_unit_test(lost_device_ends_all),
     };

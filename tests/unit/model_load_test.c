@@ -2,6 +2,7 @@
  * name before it can serve. The checkpoint is written here: one layer, widths of a few elements. */
 #include "tests/test.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -296,7 +297,7 @@ static void loads_or_refuses(void **state)
 static void fingerprints_content(void **state)
 {
     (void)state;
-    char first[SHA256_HEX_BYTES];
+    char first[MODEL_FINGERPRINT_BYTES];
     struct model m;
     struct err err = {0};
     put_checkpoint(&(struct change){0});
@@ -330,12 +331,42 @@ static void finds_the_dtype(void **state)
     model_desc_done(&d);
 }
 
+/* Without tensor files, and the same whatever lies beside config.json. */
+static void makes_random_weights(void **state)
+{
+    (void)state;
+    char path[256];
+    char first[MODEL_FINGERPRINT_BYTES];
+    struct model m = {.kern = &kern_ref, .held = DTYPE_F32};
+    struct err err = {0};
+    struct kern_open args = {.held = DTYPE_F32, .row_max = 1, .slot_max = 1, .version_max = 1};
+    put_checkpoint(&(struct change){.is_untied = true});
+    for (uint32_t seed = 1; seed <= 2; seed++) {
+        assert_int_equal(model_desc_read_config(dir, &m.desc, &err), 0);
+        model_kern_limits(&m.desc, &args);
+        assert_int_equal(kern_ref.open(&args, &m.dev, &err), 0);
+        assert_int_equal(model_load_random(&m, dir, seed, &err), 0);
+        assert_ptr_not_equal(m.head, m.embed);
+        const float *w = m.layers[0].w[SITE_Q];
+        assert_true(w[0] != w[1] && fabsf(w[0]) < 2);
+        assert_true(m.final_norm[0] > 0.85f && m.final_norm[0] < 1.15f);
+        assert_true(m.layers[0].bias[SITE_Q][0] != 0 && fabsf(m.layers[0].bias[SITE_Q][0]) < 0.1f);
+        assert_true(seed == 1 || strcmp(first, m.fingerprint) != 0);
+        memcpy(first, m.fingerprint, sizeof first);
+        kern_ref.close(m.dev);
+        model_desc_done(&m.desc);
+        snprintf(path, sizeof path, "%s/model.safetensors", dir);
+        unlink(path);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(loads_or_refuses, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(fingerprints_content, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(finds_the_dtype, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(makes_random_weights, make_dir, drop_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

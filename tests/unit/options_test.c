@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "options.h"
 
 static char folder[] = "/tmp/graft-options-XXXXXX";
@@ -71,6 +72,66 @@ static void test_file_refusals(void **state)
                 "x.conf:2: drain-timeout is \"5\", must be a duration such as 30s (ms, s, m, h)");
     refuse_text("[model]\nmodel =;x\n", "x.conf:2: the value begins with the sign of a comment");
     refuse_text("[model]\nmodel =\n", "x.conf:2: model has no value");
+}
+
+static void refuse_value(const char *key, const char *value, const char *wanted)
+{
+    char text[256];
+    char words[256];
+    snprintf(text, sizeof text, "[%s]\n%s = %s\n", options_section(key), key, value);
+    snprintf(words, sizeof words, "x.conf:2: %s is \"%s\", must be %s", key, value, wanted);
+    refuse_text(text, words);
+}
+
+static void test_values_with_rules(void **state)
+{
+    static const char memory[] =
+        "a share such as 0.9 or 90%, or a size such as 64MiB (B, KiB, MiB, GiB, TiB)";
+    static const char *const no_memory[] = {"0",  "0.0",  "1.1",   "101%", ".5",   "0.9x",  "1e3",
+                                            "-1", "90 %", "1.2.3", "0%",   "lots", "0.5GiB"};
+    static const char *const no_weights[] = {"random", "random:", "random:x", "random:-1",
+                                             "Checkpoint"};
+    static const char *const no_devices[] = {"all", "-1", "0,", ",1", "0 1", "12345"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_N(no_memory); i++) {
+        refuse_value("gpu-memory", no_memory[i], memory);
+    }
+    for (size_t i = 0; i < ARRAY_N(no_weights); i++) {
+        refuse_value("weights", no_weights[i], "checkpoint, or random: and a number");
+    }
+    for (size_t i = 0; i < ARRAY_N(no_devices); i++) {
+        refuse_value("devices", no_devices[i], "a number, or several with commas between");
+    }
+}
+
+static void test_gpu_memory(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t bytes; /* of 1000 */
+    } cases[] = {{"0.9", 900},   {"90%", 900}, {"12.5%", 125},       {"1.0", 1000},
+                 {"100%", 1000}, {"64", 64},   {"64MiB", 64u << 20}, {"0.001", 1}};
+    struct options options;
+    struct err err = {0};
+    uint64_t seed;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_N(cases); i++) {
+        uint64_t bytes;
+        assert_true(options_gpu_memory(cases[i].text, 1000, &bytes));
+        assert_int_equal(bytes, cases[i].bytes);
+    }
+    const char *args[] = {"--weights", "random:7", "--devices", "0,1", "--gpu-memory", "80%"};
+    write_file("empty.conf", "[model]\nmodel = m\n");
+    assert_int_equal(read_args(&options, &err, "empty.conf", args, 6), 0);
+    assert_string_equal(options.devices, "0,1");
+    assert_string_equal(options.gpu_memory, "80%");
+    assert_true(options_random_seed(options.weights, &seed));
+    assert_int_equal(seed, 7);
+    options_done(&options);
+    assert_int_equal(read_args(&options, &err, "empty.conf", NULL, 0), 0);
+    assert_string_equal(options.gpu_memory, "0.9");
+    assert_false(options_random_seed(options.weights, &seed));
+    options_done(&options);
 }
 
 static void test_longest_line_is_whole(void **state)
@@ -224,6 +285,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file_refusals),
+        cmocka_unit_test(test_values_with_rules),
+        cmocka_unit_test(test_gpu_memory),
         cmocka_unit_test(test_longest_line_is_whole),
         cmocka_unit_test(test_longest_value_is_dumped),
         cmocka_unit_test(test_authority),
