@@ -30,17 +30,22 @@ void core_batch_limits(const struct sched_config *sched, struct batch_limits *ou
     };
 }
 
-uint32_t core_step_events(const struct sched_config *sched)
+uint32_t core_plan_max(uint32_t step_ahead)
+{
+    return step_ahead > 0 ? (step_ahead + 1) / CORE_PLAN_STEPS : 1;
+}
+
+uint32_t core_plan_events(const struct sched_config *sched)
 {
     return sched->slot_n       /* EVENT_STARTED */
            + sched->row_max    /* EVENT_PROMPT_TOKEN */
            + 2 * sched->slot_n /* EVENT_TOKEN, EVENT_FINISHED */
-           + 1;                /* EVENT_STEP_END */
+           + CORE_PLAN_STEPS;  /* EVENT_STEP_END */
 }
 
 uint32_t core_events_min(const struct sched_config *sched, uint32_t step_ahead)
 {
-    return (step_ahead + 2) * core_step_events(sched);
+    return (core_plan_max(step_ahead) + 1) * core_plan_events(sched);
 }
 
 static uint32_t core_seq_max(const struct sched_config *sched)
@@ -130,6 +135,7 @@ int core_new(const struct core_config *config, struct core **out, struct err *er
     struct core *core = mem_zalloc(sizeof *core);
     core->config = *config;
     core->deadline_ns = CLOCK_NEVER;
+    core->plan_max = core_plan_max(config->step_ahead);
     core_alloc(core);
     core->tokens_bytes = (size_t)config->sched.slot_n * config->context_max * sizeof *core->tokens;
     void *tokens = NULL;
@@ -286,6 +292,7 @@ static void core_take_step(struct core *core, struct core_step *step,
     ASSERT_CMP(result->step, ==, step->batch->step);
     core->step_first = (core->step_first + 1) % (core->config.step_ahead + 1);
     core->step_n--;
+    core->plan_n -= step->is_plan_end;
     core->event_reserve -= step->event_reserve;
     sched_read(&core->sched, &step->plan);
     if (core->is_lost) {
@@ -422,6 +429,7 @@ static void core_send_step(struct core *core, struct core_step *step)
     while (registry_next_change(core->registry, &change.version, &change.block_dev)) {
         core_send(core, &change);
     }
+    core->step++;
     build_batch(core, step);
     step->event_reserve = step->batch->score_n + 2 * step->batch->sample_n + 1;
     core->event_reserve += step->event_reserve;
@@ -430,19 +438,59 @@ static void core_send_step(struct core *core, struct core_step *step)
               &(struct rank_cmd){.type = RANK_STEP, .batch = step->batch, .tokens = step->results});
 }
 
-/* True when a step was sent: there may be work for another one. */
-static bool core_try_step(struct core *core)
+static struct core_step *core_next_step(struct core *core)
 {
-    uint32_t depth = core->config.step_ahead + 1;
-    bool has_work = core->sched.running.n + core->sched.waiting.n > 0;
-    if (core->step_n == depth || core->is_lost || !has_work) {
+    return &core->steps[(core->step_first + core->step_n) % (core->config.step_ahead + 1)];
+}
+
+/* Moves what is not one generated row of a sequence into a plan of its own, for the step after: the
+ * tokens of the generated rows are there before the prompts have run. False when the plan has only
+ * one sort of rows. */
+static bool core_split_plan(struct sched_plan *plan, struct sched_plan *rest)
+{
+    uint32_t first = 0;
+    while (first < plan->item_n && !plan->items[first].is_prompt && plan->items[first].row_n == 1) {
+        first++;
+    }
+    if (first == 0 || first == plan->item_n) {
         return false;
     }
-    if (core->is_end_blocked || life_room(core) < core_step_events(&core->config.sched)) {
+    rest->item_n = plan->item_n - first;
+    rest->row_n = plan->row_n - first;
+    rest->started_n = 0;
+    rest->preempted_n = 0;
+    memcpy(rest->items, plan->items + first, rest->item_n * sizeof *rest->items);
+    plan->item_n = first;
+    plan->row_n = first;
+    return true;
+}
+
+static void core_send_plan(struct core *core, struct core_step *step)
+{
+    struct core_step *rest =
+        &core->steps[(size_t)(step - core->steps + 1) % (core->config.step_ahead + 1)];
+    bool is_split = core->config.step_ahead > 0 && core_split_plan(&step->plan, &rest->plan);
+    step->is_plan_end = !is_split;
+    core->plan_n++;
+    core_send_step(core, step);
+    if (is_split) {
+        rest->is_plan_end = true;
+        core_send_step(core, rest);
+    }
+}
+
+/* True when a plan was sent: there may be work for another one. */
+static bool core_try_plan(struct core *core)
+{
+    bool has_work = core->sched.running.n + core->sched.waiting.n > 0;
+    if (core->plan_n == core->plan_max || core->is_lost || !has_work) {
+        return false;
+    }
+    if (core->is_end_blocked || life_room(core) < core_plan_events(&core->config.sched)) {
         core->is_blocked = true; /* what is marked to end waits for room, too */
         return false;
     }
-    struct core_step *step = &core->steps[(core->step_first + core->step_n) % depth];
+    struct core_step *step = core_next_step(core);
     sched_step(&core->sched, &step->plan);
     for (uint32_t i = 0; i < step->plan.preempted_n; i++) {
         struct seq *seq = &core->seqs[step->plan.preempted[i]];
@@ -452,11 +500,10 @@ static bool core_try_step(struct core *core)
     if (step->plan.row_n == 0) {
         return false; /* all that could run is parked, or waits for an unread step */
     }
-    core->step++;
     for (uint32_t i = 0; i < step->plan.started_n; i++) {
         life_started(core, step->plan.started[i]);
     }
-    core_send_step(core, step);
+    core_send_plan(core, step);
     return true;
 }
 
@@ -495,7 +542,7 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     is_busy = life_end_marked(core) || is_busy;
     bool is_sent = true;
     while (is_sent) {
-        is_sent = core_try_step(core);
+        is_sent = core_try_plan(core);
     }
     core_end_turn(core, is_busy || is_more);
     out->is_busy = (is_more || is_busy) && !core->is_blocked;

@@ -44,10 +44,15 @@ struct core_turn {
 /* Capacities of the batches that a core builds. */
 void core_batch_limits(const struct sched_config *sched, struct batch_limits *out);
 
-/* Events that one step may cause. */
-uint32_t core_step_events(const struct sched_config *sched);
+/* Plans that may be under way at once. With a backend that runs ahead a plan with generated rows
+ * and others is two steps, so that tokens need not wait for prompts. */
+#define CORE_PLAN_STEPS 2
+uint32_t core_plan_max(uint32_t step_ahead);
 
-/* Records that the ring of events must have: those of every step under way, and as many for what
+/* Events that one plan may cause. */
+uint32_t core_plan_events(const struct sched_config *sched);
+
+/* Records that the ring of events must have: those of every plan under way, and as many for what
  * nobody has taken yet. */
 uint32_t core_events_min(const struct sched_config *sched, uint32_t step_ahead);
 

@@ -38,6 +38,7 @@ struct core_step {
     uint32_t *item_score_n;      /* scores of each item of the plan */
     struct batch *batch;         /* what the rank reads */
     struct batch_token *results; /* what it writes: [sample_max + score_max] */
+    bool is_plan_end;            /* the last step of its plan */
     uint32_t event_reserve;      /* ring room that is its own, its EVENT_STEP_END included */
 };
 
@@ -49,6 +50,8 @@ struct core {
     struct core_step *steps; /* ring [step_ahead + 1]: the unread ones, oldest first */
     uint32_t step_first;
     uint32_t step_n;
+    uint32_t plan_n; /* plans that these steps are of */
+    uint32_t plan_max;
     uint64_t *sort_keys; /* [slot_n] */
     struct seq *seqs;    /* [seq_max] */
     uint32_t seq_max;

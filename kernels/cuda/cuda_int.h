@@ -11,7 +11,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/kern.h"
 
-#define CUDA_STEP_AHEAD 1
+#define CUDA_STEP_AHEAD 3 /* two plans of the engine, two steps each */
 #define CUDA_STEPS      (CUDA_STEP_AHEAD + 1) /* begun and not read */
 #define CUDA_BLOCKS     8                     /* pinned blocks; a step has two or three parts */
 #define CUDA_BUCKETS    6                     /* rows of a captured part: 8, 16, ... 256 */

@@ -204,7 +204,7 @@ template <class T, int NT> struct narrow {
 };
 
 template <class T, int NT>
-static __global__ void __launch_bounds__(LINEAR_THREADS) linear_narrow(linear_job job)
+static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_narrow(linear_job job)
 {
     typedef narrow<T, NT> form;
     DYN_SHARED(unsigned char, memory);
@@ -402,7 +402,7 @@ static DEV void wide_base(const linear_job &job, uint32_t group, uint32_t r, T *
 }
 
 template <class T>
-static __global__ void __launch_bounds__(LINEAR_THREADS) linear_wide(linear_job job)
+static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_wide(linear_job job)
 {
     DYN_SHARED(unsigned char, memory);
     SHARED(linear_tiles, tiles, );

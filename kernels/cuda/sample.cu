@@ -219,7 +219,7 @@ static DEV uint32_t sample_draw(const kern_sample_row &row, float *d, uint32_t n
     return (uint32_t)sample_find(pool, point + 1 < total ? point + 1 : total, false);
 }
 
-static __global__ void __launch_bounds__(BLOCK_THREADS)
+static __global__ void __launch_bounds__(BLOCK_THREADS, 2)
     sample(const cuda_step *step, kern_sample op, float *distances, uint16_t *all_counts,
            uint32_t count_stride, uint32_t *slot_token)
 {

@@ -39,6 +39,7 @@ static void rig_link_send(void *arg, const struct rank_cmd *cmd)
         return;
     }
     ASSERT_CMP(rig->unread_n, <=, rig->model.kern->step_ahead);
+    ASSERT_CMP(rig->unread_n, <, RIG_STEPS);
     rig->unread[rig->unread_n++] = (struct rig_unread){cmd->batch->step, cmd->tokens};
     walk_submit(&rig->walk, cmd->batch);
     rig->mixed_n += cmd->batch->seg_n > 1;
@@ -55,8 +56,8 @@ static bool rig_link_receive(void *arg, struct rank_result *out)
     out->step = rig->unread[0].step;
     out->code = walk_read(&rig->walk, rig->unread[0].tokens, true);
     rig->ahead_n += rig->unread_n > 1;
-    rig->unread[0] = rig->unread[1];
     rig->unread_n--;
+    memmove(&rig->unread[0], &rig->unread[1], rig->unread_n * sizeof rig->unread[0]);
     return true;
 }
 

@@ -25,6 +25,8 @@ struct rig_path {
     bool is_16_bit; /* holds bf16 or f16, never f32 */
 };
 
+#define RIG_STEPS 4
+
 struct rig_unread {
     uint64_t step;
     struct batch_token *tokens;
@@ -40,7 +42,7 @@ struct rig {
     /* of the core that runs */
     struct core *core;
     struct core_turn turn;
-    struct rig_unread unread[2]; /* steps sent, oldest first */
+    struct rig_unread unread[RIG_STEPS]; /* steps sent, oldest first */
     uint32_t unread_n;
     uint32_t look_n;
     int64_t now_ns;

@@ -20,7 +20,7 @@ struct fake_block {
     uint64_t filler[31]; /* copied in pieces; all equal to content once complete */
 };
 
-#define FAKE_STEPS   2
+#define FAKE_STEPS   4
 #define FAKE_SLOTS   8
 #define FAKE_CONTEXT (6 * LIMIT_KV_PAGE)
 

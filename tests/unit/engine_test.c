@@ -1,5 +1,5 @@
 /* The engine with its real threads, on ref and a small checkpoint: requests with adapters from one
- * thread, jobs on another, events on a third; the same with a backend that is a step ahead; then a
+ * thread, jobs on another, events on a third; the same with a backend that runs ahead; then a
  * lost device. And the plan's sums. */
 #include "tests/test.h"
 
@@ -22,7 +22,7 @@
 #define REQUESTS 24
 #define GIB      (1ull << 30)
 
-#define LATE_STEPS   2
+#define LATE_STEPS   4
 #define LATE_RESULTS 1024
 
 static void check(int rc, const struct err *err)
@@ -75,7 +75,7 @@ static int late_read_step(struct kern_dev *dev, struct kern_token *out, bool is_
         return ERR_DEVICE_FAILURE;
     }
     memcpy(out, late.steps[0].tokens, late.steps[0].result_n * sizeof *out);
-    late.steps[0] = late.steps[1];
+    memmove(&late.steps[0], &late.steps[1], (LATE_STEPS - 1) * sizeof late.steps[0]);
     late.step_n--;
     return 0;
 }
