@@ -27,6 +27,17 @@ static inline bool kern_only_part(const struct kern_step *step, bool *is_given,
     return true;
 }
 
+/* next_capture: nothing is replayed. */
+static inline int kern_no_capture(struct kern_dev *dev, const struct kern_step *model,
+                                  struct kern_part *out, struct err *err)
+{
+    (void)dev;
+    (void)model;
+    (void)err;
+    *out = (struct kern_part){0};
+    return 0;
+}
+
 static inline void kern_unread_put(struct kern_unread *unread, const struct kern_token *results,
                                    uint32_t n)
 {

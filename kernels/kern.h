@@ -60,10 +60,7 @@ struct kern_open {
     uint32_t vocab_n;
     uint32_t rank_max;     /* largest sum of ranks one linear group may meet per row; sizes u */
     uint32_t seq_page_max; /* KV pages of one sequence; 0 = as many as there are */
-    /* Every step calls the same ops with the same arguments for a part of a kind, as a walk does:
-     * the backend may record a part's ops and replay them. */
-    bool can_replay;
-    uint32_t device; /* where is_device: which one, from 0 */
+    uint32_t device;       /* where is_device: which one, from 0 */
     /* Where is_device: memory to take at once for all that open, kv_open and reserve will ask for;
      * 0 = piece by piece. */
     size_t reserve_bytes;
@@ -124,6 +121,14 @@ struct kern {
 
     /* Version slot -> its effect_block in device memory (NULL forgets it). Between steps only. */
     void (*set_version)(struct kern_dev *dev, uint32_t version, const void *block_dev);
+
+    /* Before the first step, for a caller whose steps call the same ops with the same arguments for
+     * every part of a kind: kinds of parts to be recorded once and replayed from then on. Gives
+     * them out until out->row_n is 0; the caller calls a part's ops, which do not run, before it
+     * asks for the next one. `model` is a step without rows. Without it, and on ref and cpu,
+     * nothing is replayed. */
+    int (*next_capture)(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,
+                        struct err *err);
 
     /* Steps. begin_step binds the views until end_step. The walk asks for parts until there is none
      * and calls the ops of each; a backend that replays a captured part does not give it out.

@@ -87,7 +87,6 @@ static void plan_open(const struct plan_want *want, struct engine_plan *plan)
         .version_max = LIMIT_VERSIONS,
         .rank_max = PLAN_RANKS,
         .seq_page_max = plan->sched.seq_page_max,
-        .can_replay = true,
     };
     model_kern_limits(want->desc, &plan->open);
 }

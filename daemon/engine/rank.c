@@ -26,6 +26,7 @@ int rank_init(struct rank *rank, const struct model *model, const struct batch_l
     ASSERT_CMP(step_max, <=, RANK_STEPS);
     int rc =
         walk_init(&rank->walk, model, limits->row_max, limits->sample_max, limits->score_max, err);
+    rc = rc ? rc : walk_capture(&rank->walk, err);
     if (rc) {
         return rc;
     }

@@ -127,23 +127,6 @@ size_t walk_logit_bytes(const struct model *model, uint32_t sample_max, uint32_t
     return ROUND_UP(walk_logits_size(&walk), WALK_ALIGN);
 }
 
-int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
-              uint32_t score_max, struct err *err)
-{
-    void *memory = NULL;
-    ASSERT_CMP(row_max, >=, 1);
-    ASSERT_CMP(sample_max, >=, 1);
-    int rc = model->kern->reserve(model->dev, walk_bytes(model, row_max, sample_max, score_max),
-                                  &memory, err);
-    if (rc) {
-        return rc;
-    }
-    *walk = (struct walk){
-        .model = model, .row_max = row_max, .sample_max = sample_max, .score_max = score_max};
-    walk_layout(walk, memory);
-    return 0;
-}
-
 struct kern_step walk_view(const struct walk *walk, const struct batch *batch)
 {
     const struct model_desc *desc = &walk->model->desc;
@@ -234,6 +217,38 @@ static void walk_results(const struct walk *walk, const struct kern_part *part, 
                                             .out = walk->tokens,
                                         });
     }
+}
+
+int walk_capture(const struct walk *walk, struct err *err)
+{
+    const struct model *model = walk->model;
+    struct batch nobody = {0};
+    struct kern_step step = walk_view(walk, &nobody);
+    struct kern_part part = {0};
+    int rc = model->kern->next_capture(model->dev, &step, &part, err);
+    while (rc == 0 && part.row_n > 0) {
+        walk_layers(walk);
+        walk_results(walk, &part, 0);
+        rc = model->kern->next_capture(model->dev, &step, &part, err);
+    }
+    return rc;
+}
+
+int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
+              uint32_t score_max, struct err *err)
+{
+    void *memory = NULL;
+    ASSERT_CMP(row_max, >=, 1);
+    ASSERT_CMP(sample_max, >=, 1);
+    int rc = model->kern->reserve(model->dev, walk_bytes(model, row_max, sample_max, score_max),
+                                  &memory, err);
+    if (rc) {
+        return rc;
+    }
+    *walk = (struct walk){
+        .model = model, .row_max = row_max, .sample_max = sample_max, .score_max = score_max};
+    walk_layout(walk, memory);
+    return 0;
 }
 
 void walk_submit(struct walk *walk, const struct batch *batch)

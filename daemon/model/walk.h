@@ -32,6 +32,10 @@ size_t walk_logit_bytes(const struct model *model, uint32_t sample_max, uint32_t
 int walk_init(struct walk *walk, const struct model *model, uint32_t row_max, uint32_t sample_max,
               uint32_t score_max, struct err *err);
 
+/* Before the first step, once KV memory is open and the model loaded: has those ops recorded that
+ * the backend replays. */
+int walk_capture(const struct walk *walk, struct err *err);
+
 /* Hands one step to the device; it may still run on return. The batch is not used any more. At most
  * kern->step_ahead + 1 steps are submitted and not read. Allocates nothing. */
 void walk_submit(struct walk *walk, const struct batch *batch);

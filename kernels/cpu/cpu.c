@@ -321,6 +321,7 @@ const struct kern kern_cpu = {
     .weight_random = cpu_weight_random,
     .part_bytes = cpu_part_bytes,
     .set_version = cpu_set_version,
+    .next_capture = kern_no_capture,
     .begin_step = cpu_begin_step,
     .next_part = cpu_next_part,
     .end_step = cpu_end_step,

@@ -430,6 +430,7 @@ const struct kern kern_cuda = {
     .weight_random = cuda_weight_random,
     .part_bytes = cuda_part_bytes,
     .set_version = cuda_set_version,
+    .next_capture = cuda_next_capture,
     .begin_step = cuda_begin_step,
     .step_ahead = CUDA_STEP_AHEAD,
     .part_sample_max = CUDA_PART_ROWS,

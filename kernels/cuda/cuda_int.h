@@ -80,7 +80,7 @@ struct kern_dev {
 
     struct dev_graph *graphs[CUDA_BUCKETS][2]; /* by bucket, without and with low-rank effects */
     bool is_capturing;
-    uint32_t capture_bucket;
+    uint32_t capture_n; /* kinds of parts that were captured, or are being */
 
     struct kern_token *results; /* mapped [CUDA_STEPS][result_max] */
     uint32_t result_max;
@@ -103,6 +103,8 @@ size_t cuda_part_bytes_max(const struct kern_dev *dev);
 size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char *at);
 
 /* run.c */
+int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,
+                      struct err *err);
 void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step);
 bool cuda_next_part(struct kern_dev *dev, struct kern_part *out);
 void cuda_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);

@@ -1,9 +1,10 @@
 /* Submitting a step part by part, and reading it back.
  *
  * A part's records are copied in stream order right before its ops; a pinned block is written again
- * when its copy has been made. Generated parts of a device that may replay are captured once per
- * row bucket and kind of effects. Results go to mapped memory, the step's number last; the host
- * polls that word, and asks the stream every millisecond whether the device still lives. */
+ * when its copy has been made. Generated parts are captured before the first step, once per row
+ * bucket and kind of effects, and replayed. Results go to mapped memory, the step's number last;
+ * the host polls that word, and asks the stream every millisecond whether the device still lives.
+ */
 #include <string.h>
 #include <time.h>
 
@@ -79,21 +80,6 @@ static struct cuda_pinned *run_pinned(struct kern_dev *dev)
     return pinned;
 }
 
-static void run_end_capture(struct kern_dev *dev)
-{
-    struct err err = {0};
-    if (!dev->is_capturing) {
-        return;
-    }
-    struct dev_graph **graph = &dev->graphs[dev->capture_bucket][dev->ctx.has_lowrank];
-    dev->is_capturing = false;
-    if (dev_graph_end(dev->ctx.stream, graph, &err) == 0) {
-        dev_graph_launch(dev->ctx.stream, *graph);
-    } else {
-        dev->is_lost = true; /* read_step says so */
-    }
-}
-
 /* Sends the part's records and points the context at it. */
 static void run_part(struct kern_dev *dev, uint32_t index)
 {
@@ -118,31 +104,55 @@ static void run_begin_ops(struct kern_dev *dev)
     }
 }
 
+/* Buckets in order, each without and with low-rank effects. */
+int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,
+                      struct err *err)
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    ASSERT(ctx->kv.data && !dev->is_stepping && dev->submitted_n == 0);
+    *out = (struct kern_part){0};
+    dev_use(dev->args.device, NULL);
+    if (dev->is_capturing) {
+        uint32_t last = dev->capture_n - 1;
+        dev->is_capturing = false;
+        int rc = dev_graph_end(ctx->stream, &dev->graphs[last / 2][last % 2], err);
+        if (rc) {
+            return rc;
+        }
+    }
+    uint32_t row_max = MIN(dev->args.row_max, CUDA_PART_ROWS);
+    uint32_t kind = dev->capture_n;
+    if (kind / 2 > run_bucket(row_max)) {
+        return dev_stream_sync(ctx->stream);
+    }
+    run_rotary(dev, model);
+    ctx->is_prompt = false;
+    ctx->has_lowrank = kind % 2 == 1;
+    ctx->row_cap = MIN(run_bucket_rows(kind / 2), row_max);
+    ctx->sample_cap = ctx->row_cap;
+    ctx->score_n = 0;
+    dev->capture_n++;
+    dev->is_capturing = true;
+    dev_graph_begin(ctx->stream);
+    run_begin_ops(dev);
+    *out = (struct kern_part){ctx->row_cap, ctx->sample_cap, 0};
+    return 0;
+}
+
 bool cuda_next_part(struct kern_dev *dev, struct kern_part *out)
 {
-    run_end_capture(dev);
     while (dev->plan.next < dev->plan.part_n) {
         const struct cuda_part *part = &dev->plan.parts[dev->plan.next];
-        struct cuda_ctx *ctx = &dev->ctx;
         run_part(dev, dev->plan.next++);
-        *out = (struct kern_part){part->row_n, part->sample_n, part->score_n};
         /* a generated row may be scored only in tests; such a part is not of the usual ops */
         bool is_usual = !part->is_prompt && part->score_n == 0 && part->sample_n > 0;
-        if (!dev->args.can_replay || !is_usual) {
-            run_begin_ops(dev);
-            return true;
-        }
-        dev->capture_bucket = run_bucket(part->row_n);
-        struct dev_graph *graph = dev->graphs[dev->capture_bucket][part->has_lowrank];
-        if (graph) {
-            dev_graph_launch(ctx->stream, graph);
+        uint32_t bucket = is_usual ? run_bucket(part->row_n) : 0;
+        if (is_usual && dev->graphs[bucket][part->has_lowrank]) {
+            dev_graph_launch(dev->ctx.stream, dev->graphs[bucket][part->has_lowrank]);
             continue;
         }
-        ctx->row_cap = MIN(run_bucket_rows(dev->capture_bucket), dev->args.row_max);
-        ctx->sample_cap = ctx->row_cap;
-        dev->is_capturing = true;
-        dev_graph_begin(ctx->stream);
         run_begin_ops(dev);
+        *out = (struct kern_part){part->row_n, part->sample_n, part->score_n};
         return true;
     }
     return false;

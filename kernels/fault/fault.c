@@ -149,6 +149,12 @@ static void fault_set_version(struct kern_dev *dev, uint32_t version, const void
     dev->inner->set_version(dev->inner_dev, version, block_dev);
 }
 
+static int fault_next_capture(struct kern_dev *dev, const struct kern_step *model,
+                              struct kern_part *out, struct err *err)
+{
+    return dev->inner->next_capture(dev->inner_dev, model, out, err);
+}
+
 static void fault_begin_step(struct kern_dev *dev, const struct kern_step *step)
 {
     dev->step++;
@@ -232,6 +238,7 @@ struct kern kern_fault = {
     .weight_random = fault_weight_random,
     .part_bytes = fault_part_bytes,
     .set_version = fault_set_version,
+    .next_capture = fault_next_capture,
     .begin_step = fault_begin_step,
     .next_part = fault_next_part,
     .end_step = fault_end_step,

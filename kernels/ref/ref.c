@@ -261,6 +261,7 @@ const struct kern kern_ref = {
     .weight_random = ref_weight_random,
     .part_bytes = ref_part_bytes,
     .set_version = ref_set_version,
+    .next_capture = kern_no_capture,
     .begin_step = ref_begin_step,
     .next_part = ref_next_part,
     .end_step = ref_end_step,

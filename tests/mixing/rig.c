@@ -80,7 +80,6 @@ bool rig_open(struct rig *rig, const struct files *files, const struct rig_path 
         .version_max = LIMIT_VERSIONS,
         .rank_max = RIG_RANKS,
         .seq_page_max = RIG_CONTEXT / LIMIT_KV_PAGE,
-        .can_replay = true,
     };
     struct kern_kv kv = {model->desc.kv_layer_n, RIG_PAGES, model->desc.kv_head_n,
                          model->desc.head_dim, model->desc.head_n};
@@ -92,6 +91,7 @@ bool rig_open(struct rig *rig, const struct files *files, const struct rig_path 
     check(model->kern->kv_open(model->dev, &kv, &err), &err);
     check(model_load(model, files->model, &err), &err);
     check(walk_init(&rig->walk, model, RIG_ROWS, RIG_SLOTS, RIG_ROWS, &err), &err);
+    check(walk_capture(&rig->walk, &err), &err);
     rig->pool_bytes = 4u << 20;
     check(model->kern->reserve(model->dev, rig->pool_bytes, &rig->pool, &err), &err);
     struct store_config store = {
