@@ -338,7 +338,7 @@ bool registry_progress(struct registry *r, int64_t now_ns, bool *out_busy)
     }
     copy_some(r, now_ns);
     bool is_all_sent = loads_discard_due(r);
-    *out_busy = r->is_dirty || r->copying_n > 0 || !is_all_sent;
+    *out_busy = r->is_dirty || (r->copying_n > 0 && !r->is_copy_waiting) || !is_all_sent;
     bool has_news = r->has_news;
     r->has_news = false;
     return has_news;
@@ -347,6 +347,11 @@ bool registry_progress(struct registry *r, int64_t now_ns, bool *out_busy)
 size_t registry_pool_used(const struct registry *r)
 {
     return r->pool.used;
+}
+
+bool registry_is_copying(const struct registry *r)
+{
+    return r->copying_n > 0;
 }
 
 uint32_t registry_pin_n(const struct registry *r)

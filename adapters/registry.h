@@ -2,8 +2,9 @@
  * does no I/O, never blocks, takes the time as an argument, so the simulation drives it as it is.
  *
  * Loads are prepared elsewhere: the registry hands out prepare_jobs through `submit` and takes them
- * back with registry_job_done. A prepared version is copied into the device pool in bounded pieces
- * by registry_progress (between which sequences keep running), then the name's pointer flips.
+ * back with registry_job_done. A prepared version is handed to the device in bounded pieces by
+ * registry_progress (between which sequences keep running); when all has arrived there, the name's
+ * pointer flips.
  * Sequences hold leases: a pinned version stays where it is until its last lease is released, also
  * when its name has moved on (RETIRING). Eviction is by bytes: least recently used versions without
  * pins make room; there is no slot count to run out of. One adapter's load never stops other
@@ -90,9 +91,13 @@ struct adapter_op *registry_answered(struct registry *registry);
 /* A job that was submitted has run. */
 void registry_job_done(struct registry *registry, struct prepare_job *job, int64_t now_ns);
 
-/* Copies at most copy_bytes_max towards the device, evicts, retries what could not be submitted.
- * Returns true when leases that wait should be tried again. *out_busy: call again soon. */
+/* Hands at most copy_bytes_max to the device, takes what has arrived there, evicts, retries what
+ * could not be submitted. Returns true when leases that wait should be tried again. *out_busy: call
+ * again soon. */
 bool registry_progress(struct registry *registry, int64_t now_ns, bool *out_busy);
+
+/* A version is on its way to the device: look again, though progress said that it was not busy. */
+bool registry_is_copying(const struct registry *registry);
 
 /* Version slots whose block changed since the last call: apply with kern->set_version before the
  * next step. Returns false when there are no more. */

@@ -75,9 +75,10 @@ struct load {
     enum load_use use;
     uint32_t entry;
     uint32_t version;
-    size_t copied;
-    uint64_t order; /* of copies */
-    bool is_tried;  /* in this planning pass */
+    size_t copied;   /* bytes that the device has taken */
+    uint64_t ticket; /* of the last of them */
+    uint64_t order;  /* of copies */
+    bool is_tried;   /* in this planning pass */
 };
 
 struct waiter {
@@ -107,6 +108,7 @@ struct registry {
     uint32_t pin_n;
     uint32_t copying_n;
     uint64_t copy_order;
+    bool is_copy_waiting; /* all that is left of copies is to wait for the device */
     struct pool pool;
     uint32_t *changes; /* ring [LIMIT_VERSIONS] */
     uint32_t change_head;

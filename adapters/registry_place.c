@@ -94,7 +94,9 @@ void placed_free(struct registry *r, uint32_t version)
         entry_clear_current(e);
     }
     e->pub.retiring_n -= p->is_retiring;
-    e->pub.device_bytes -= r->pool.nodes[p->node].bytes;
+    const struct pool_node *node = &r->pool.nodes[p->node];
+    e->pub.device_bytes -= node->bytes;
+    r->config.kern->discard(r->config.dev, (char *)r->config.pool + node->at, node->bytes);
     pool_free(&r->pool, p->node);
     if (p->is_ready) {
         change_push(r, version);
@@ -321,34 +323,28 @@ void plan_places(struct registry *r)
     }
 }
 
-static struct load *next_copying(struct registry *r)
+/* The first in order whose bytes the device has, or has not, taken completely. */
+static struct load *next_copying(struct registry *r, bool is_taken)
 {
     struct load *best = NULL;
     for (uint32_t i = 0; i < LIMIT_ADAPTER_JOBS; i++) {
         struct load *load = &r->loads[i];
-        if (load->use == LOAD_COPYING && (!best || load->order < best->order)) {
+        if (load->use == LOAD_COPYING &&
+            (load->copied == load->job.version->block_bytes) == is_taken &&
+            (!best || load->order < best->order)) {
             best = load;
         }
     }
     return best;
 }
 
-void copy_some(struct registry *r, int64_t now_ns)
+/* Versions whose last byte is there serve from now on. */
+static void copies_arrive(struct registry *r, int64_t now_ns)
 {
-    size_t budget = r->config.copy_bytes_max;
-    while (budget > 0 && r->copying_n > 0) {
-        struct load *load = next_copying(r);
-        const struct version *v = load->job.version;
+    struct load *load = next_copying(r, true);
+    while (load && r->config.kern->is_brought(r->config.dev, load->ticket)) {
         uint32_t version = load->version;
         struct placed *p = &r->placed[version];
-        size_t n = MIN(budget, v->block_bytes - load->copied);
-        char *to = (char *)r->config.pool + r->pool.nodes[p->node].at + load->copied;
-        r->config.kern->put(r->config.dev, to, (const char *)v->block + load->copied, n);
-        load->copied += n;
-        budget -= n;
-        if (load->copied < v->block_bytes) {
-            return;
-        }
         uint32_t entry = p->entry;
         p->is_ready = true;
         change_push(r, version);
@@ -356,5 +352,27 @@ void copy_some(struct registry *r, int64_t now_ns)
         placed_flip(r, version, now_ns);
         load_discard(r, load);
         attempt_succeed(r, entry, false);
+        load = next_copying(r, true);
     }
+}
+
+void copy_some(struct registry *r, int64_t now_ns)
+{
+    size_t budget = r->config.copy_bytes_max;
+    struct load *load = next_copying(r, false);
+    bool has_room = true;
+    while (load && budget > 0 && has_room) {
+        const struct version *v = load->job.version;
+        size_t n = MIN(budget, v->block_bytes - load->copied);
+        char *to = (char *)r->config.pool + r->pool.nodes[r->placed[load->version].node].at;
+        size_t taken =
+            r->config.kern->bring(r->config.dev, to + load->copied,
+                                  (const char *)v->block + load->copied, n, &load->ticket);
+        load->copied += taken;
+        budget -= taken;
+        has_room = taken == n;
+        load = next_copying(r, false);
+    }
+    copies_arrive(r, now_ns);
+    r->is_copy_waiting = r->copying_n > 0 && (!load || !has_room);
 }

@@ -16,7 +16,7 @@
  *
  * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
  * memory. Threads: the rank thread calls everything, except weight_bytes/weight_pack (pure, any
- * thread) and put() into memory no running step names (the engine thread). Compute ops return
+ * thread), and bring(), is_brought() and discard() (the engine thread). Compute ops return
  * nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from row to
  * row. */
 #ifndef KERNELS_KERN_H
@@ -101,6 +101,14 @@ struct kern {
     int (*reserve)(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err);
     void (*put)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes);
     void (*get)(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes);
+    /* Bytes into memory that no unread step names, while steps run. bring begins to copy as many as
+     * there is room for, from 0 to all, returns how many, and needs `from` no more; is_brought says
+     * whether they, and all before them, are there. After a failure of the device they always are;
+     * the next step tells. discard: these bytes mean nothing any more. */
+    size_t (*bring)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes,
+                    uint64_t *out_ticket);
+    bool (*is_brought)(struct kern_dev *dev, uint64_t ticket);
+    void (*discard)(struct kern_dev *dev, void *at_dev, size_t bytes);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
     /* What open and kv_open take beside the KV pages, from above where it depends on what the

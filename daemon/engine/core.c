@@ -10,6 +10,7 @@
 
 #define CORE_MSG_TURN   64              /* messages taken from one inbox in one turn */
 #define CORE_BLOCKED_NS CLOCK_NS_PER_MS /* how soon to look again for room in a full ring */
+#define CORE_COPY_NS    50000           /* ... and for an adapter on its way to the device */
 
 void core_batch_limits(const struct sched_config *sched, struct batch_limits *out)
 {
@@ -511,7 +512,7 @@ static bool core_try_plan(struct core *core)
 static bool core_is_empty(const struct core *core)
 {
     return sched_live_n(&core->sched) == 0 && core->step_n == 0 && core->op_n == 0 &&
-           registry_job_n(core->registry) == 0;
+           registry_job_n(core->registry) == 0 && !registry_is_copying(core->registry);
 }
 
 /* Says that a turn's events are complete, and that a drain is over. */
@@ -548,6 +549,11 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     out->is_busy = (is_more || is_busy) && !core->is_blocked;
     out->is_done =
         core->is_quitting && core_is_empty(core) && !is_more && !is_busy && !core->is_drain_asked;
-    out->wake_ns =
-        core->is_blocked ? MIN(core->deadline_ns, now_ns + CORE_BLOCKED_NS) : core->deadline_ns;
+    out->wake_ns = core->deadline_ns;
+    if (core->is_blocked) {
+        out->wake_ns = MIN(out->wake_ns, now_ns + CORE_BLOCKED_NS);
+    }
+    if (registry_is_copying(core->registry)) {
+        out->wake_ns = MIN(out->wake_ns, now_ns + CORE_COPY_NS);
+    }
 }

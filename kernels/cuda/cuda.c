@@ -72,7 +72,7 @@ static void cuda_close(struct kern_dev *dev)
     }
     dev_free_pinned(dev->results);
     dev_free_pinned(dev->numbers);
-    dev_stream_free(dev->copies);
+    cuda_copies_close(dev);
     dev_stream_free(dev->ctx.stream);
     cuda_plan_close(dev);
     mem_free(dev->pages);
@@ -194,6 +194,7 @@ static size_t cuda_workspace_bytes(const struct kern_open *args, const struct ke
     bytes += cuda_pieces_bytes(pieces);
     size_t table = (size_t)dev->ctx.limits.slot_max * dev->ctx.limits.page_stride;
     *out_host = CUDA_BLOCKS * dev->part_bytes + cuda_results_bytes(args) + /* pinned */
+                CUDA_STAGES * CUDA_STAGE_BYTES +                           /* the same */
                 table * sizeof(uint32_t) + args->version_max * sizeof(void *);
     mem_free(dev);
     return bytes;
@@ -264,7 +265,6 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     dev->args = *args;
     rc = dev_describe(args->device, &dev->info, err);
     dev->ctx.stream = dev_stream_new();
-    dev->copies = dev_stream_new();
     dev->ctx.held = args->held;
     dev->ctx.sm_n = dev->info.sm_n;
     dev->ctx.shared_per_block = dev->info.shared_per_block;
@@ -274,6 +274,7 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     snprintf(dev->isa, sizeof dev->isa, dev->info.is_emulated ? "emulated sm_%u%u" : "sm_%u%u",
              dev->info.major, dev->info.minor);
     rc = rc ? rc : cuda_open_memory(dev, err);
+    rc = rc ? rc : cuda_copies_open(dev, err);
     if (rc) {
         cuda_close(dev);
         return rc;
@@ -287,12 +288,17 @@ static const char *cuda_isa_name(const struct kern_dev *dev)
     return dev->isa;
 }
 
-/* The engine's thread brings adapters while the rank's runs a step: two streams. */
 static void cuda_put(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes)
 {
     dev_use(dev->args.device, NULL);
-    dev_copy_in(dev->copies, to_dev, from, bytes);
-    dev_stream_sync(dev->copies); /* a failure stays and is told by end_step */
+    dev_copy_in(dev->ctx.stream, to_dev, from, bytes);
+    dev_stream_sync(dev->ctx.stream); /* a failure stays and is told by read_step */
+}
+
+static void cuda_discard(struct kern_dev *dev, void *at_dev, size_t bytes)
+{
+    (void)dev;
+    dev_discard(at_dev, bytes);
 }
 
 static void cuda_get(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes)
@@ -377,8 +383,8 @@ static void cuda_weight_load(struct kern_dev *dev, const struct kern_matrix *src
 static void cuda_weight_random(struct kern_dev *dev, const struct weights_random *src, void *to_dev)
 {
     dev_use(dev->args.device, NULL);
-    cuda_random(dev->copies, dev->args.held, dev->ctx.sm_n, src, to_dev);
-    dev_stream_sync(dev->copies);
+    cuda_random(dev->ctx.stream, dev->args.held, dev->ctx.sm_n, src, to_dev);
+    dev_stream_sync(dev->ctx.stream);
 }
 
 static size_t cuda_part_bytes(uint32_t row_n, uint32_t n)
@@ -421,6 +427,9 @@ const struct kern kern_cuda = {
     .reserve = cuda_reserve,
     .put = cuda_put,
     .get = cuda_get,
+    .bring = cuda_bring,
+    .is_brought = cuda_is_brought,
+    .discard = cuda_discard,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
     .workspace_bytes = cuda_workspace_bytes,

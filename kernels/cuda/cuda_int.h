@@ -1,6 +1,6 @@
 /* The open device of the CUDA backend. Private to kernels/cuda.
  *
- * One stream carries the steps, another the bytes that put() brings while a step runs. A step is
+ * One stream carries the steps, another the bytes that come while steps run (copies.c). A step is
  * cut into parts (part.c); a part's records are laid out in a pinned block and copied to the one
  * place in device memory that kernels read them from; a part of generated rows is captured once per
  * row bucket and replayed (run.c). */
@@ -11,7 +11,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/kern.h"
 
-#define CUDA_STEP_AHEAD 3 /* two plans of the engine, two steps each */
+#define CUDA_STEP_AHEAD 3                     /* two plans of the engine, two steps each */
 #define CUDA_STEPS      (CUDA_STEP_AHEAD + 1) /* begun and not read */
 #define CUDA_BLOCKS     8                     /* pinned blocks; a step has two or three parts */
 #define CUDA_BUCKETS    6                     /* rows of a captured part: 8, 16, ... 256 */
@@ -39,6 +39,18 @@ struct cuda_pinned {
     bool is_used;
 };
 
+#define CUDA_STAGES      4
+#define CUDA_STAGE_BYTES ((size_t)1 << 20)
+
+/* Bytes that bring() took, from pinned memory to the device on a stream of their own. The engine's
+ * thread. */
+struct cuda_copies {
+    struct dev_stream *stream;
+    struct cuda_pinned stages[CUDA_STAGES];
+    uint64_t begun_n, ended_n; /* stages filled, and those of them that have arrived */
+    bool is_lost;
+};
+
 /* How a step is cut, and where its rows went. Sized at open. */
 struct cuda_plan {
     struct cuda_part *parts; /* [row_max + 3] */
@@ -62,7 +74,7 @@ struct kern_dev {
     struct dev_info info;
     char isa[48]; /* "sm_90", "emulated sm_90" */
     struct cuda_ctx ctx;
-    struct dev_stream *copies;
+    struct cuda_copies copies;
     struct cuda_memory *memories; /* newest first */
     char *arena;                  /* of args.reserve_bytes; NULL = piece by piece */
     size_t arena_used;
@@ -101,6 +113,13 @@ void cuda_plan_step(struct kern_dev *dev);
 size_t cuda_part_bytes_max(const struct kern_dev *dev);
 /* Lays part i out in `block`, which the device will read at `at`; returns the bytes used. */
 size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char *at);
+
+/* copies.c */
+int cuda_copies_open(struct kern_dev *dev, struct err *err);
+void cuda_copies_close(struct kern_dev *dev);
+size_t cuda_bring(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes,
+                  uint64_t *out_ticket);
+bool cuda_is_brought(struct kern_dev *dev, uint64_t ticket);
 
 /* run.c */
 int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,

@@ -96,6 +96,22 @@ static void fault_get(struct kern_dev *dev, void *to, const void *from_dev, size
     dev->inner->get(dev->inner_dev, to, from_dev, bytes);
 }
 
+static size_t fault_bring(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes,
+                          uint64_t *out_ticket)
+{
+    return dev->inner->bring(dev->inner_dev, to_dev, from, bytes, out_ticket);
+}
+
+static bool fault_is_brought(struct kern_dev *dev, uint64_t ticket)
+{
+    return dev->inner->is_brought(dev->inner_dev, ticket);
+}
+
+static void fault_discard(struct kern_dev *dev, void *at_dev, size_t bytes)
+{
+    dev->inner->discard(dev->inner_dev, at_dev, bytes);
+}
+
 static int fault_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     size_t bytes = dev->inner->kv_bytes(dev->held, kv);
@@ -229,6 +245,9 @@ struct kern kern_fault = {
     .reserve = fault_reserve,
     .put = fault_put,
     .get = fault_get,
+    .bring = fault_bring,
+    .is_brought = fault_is_brought,
+    .discard = fault_discard,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
     .workspace_bytes = fault_workspace_bytes,

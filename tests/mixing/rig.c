@@ -13,6 +13,8 @@
 #define RIG_RANKS  1024
 #define RIG_EVENTS 2048
 
+#define RIG_COPY_NS 20000 /* between looks at a copy that is under way */
+
 static void check(int rc, const struct err *err)
 {
     if (rc) {
@@ -179,6 +181,9 @@ void rig_turn(struct rig *rig)
     }
     rig->now_ns += CLOCK_NS_PER_MS;
     core_turn(rig->core, rig->now_ns, &rig->turn);
+    if (registry_is_copying(core_registry(rig->core))) {
+        clock_pause_ns(RIG_COPY_NS); /* a real device is at it */
+    }
 }
 
 bool rig_event(struct rig *rig, struct event *out)

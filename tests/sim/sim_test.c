@@ -19,6 +19,7 @@
 #include "engine/core.h"
 #include "kernels/kern.h"
 #include "tests/sim/client.h"
+#include "tests/sim/fake_copy.h"
 #include "tests/sim/fake_model.h"
 #include "tests/sim/fake_rank.h"
 #include "tests/sim/fake_store.h"
@@ -72,15 +73,13 @@ struct sim {
     uint64_t token_n;   /* generated tokens that clients were told */
     uint64_t discard_n; /* samples that nobody may have been told, at most */
     uint64_t event_hash;
+    struct fake_copy copy;
 };
 
-static void sim_put(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes)
-{
-    (void)dev;
-    memcpy(to_dev, from, bytes);
-}
-
-static const struct kern sim_kern = {.name = "sim", .put = sim_put};
+static const struct kern sim_kern = {.name = "sim",
+                                     .bring = fake_copy_bring,
+                                     .is_brought = fake_copy_is_brought,
+                                     .discard = fake_copy_discard};
 
 static void sim_notify(void *arg)
 {
@@ -118,12 +117,16 @@ static void sim_init_ports(struct sim *sim, uint32_t event_n)
 static void sim_init(struct sim *sim, uint64_t seed, uint32_t step_ahead)
 {
     *sim = (struct sim){.seed = seed, .dice = {seed}, .now_ns = CLOCK_NS_PER_S};
+    sim->copy = (struct fake_copy){.is_late = step_ahead > 0, .dice = {~seed}};
     struct dice *dice = &sim->dice;
     uint32_t slot_n = 1 + dice_below(dice, 7);
     struct core_config config = {
         .ports = &sim->ports,
         .link = fake_rank_link(&sim->rank),
-        .registry = {.kern = &sim_kern, .pool_bytes = SIM_POOL, .copy_bytes_max = 100},
+        .registry = {.kern = &sim_kern,
+                     .dev = (struct kern_dev *)(void *)&sim->copy,
+                     .pool_bytes = SIM_POOL,
+                     .copy_bytes_max = 100},
         .sched = {.slot_n = slot_n,
                   .queue_n = 2 + dice_below(dice, 30),
                   .page_n = 3 + dice_below(dice, 2 * slot_n),

@@ -11,7 +11,7 @@
 #include "adapters/registry.h"
 #include "base/mem.h"
 #include "kernels/effect.h"
-#include "kernels/kern.h"
+#include "kernels/immediate.h"
 
 #define FAKE_NAMES 40
 #define FAKE_JOBS  64
@@ -46,12 +46,6 @@ static inline void fake_revision(uint32_t i, uint32_t content, char *revision)
     snprintf(revision, SHA256_HEX_BYTES, "%08x%056x", content, i);
 }
 
-static inline void fake_put(struct kern_dev *dev, void *to, const void *from, size_t bytes)
-{
-    (void)dev;
-    memcpy(to, from, bytes);
-}
-
 static inline bool fake_submit(void *arg, struct prepare_job *job)
 {
     struct fake *f = arg;
@@ -64,7 +58,10 @@ static inline bool fake_submit(void *arg, struct prepare_job *job)
 
 static inline void fake_start(struct fake *f, size_t pool_bytes, size_t copy_bytes)
 {
-    *f = (struct fake){.pool_bytes = pool_bytes, .kern.put = fake_put};
+    *f = (struct fake){.pool_bytes = pool_bytes,
+                       .kern = {.bring = kern_bring_now,
+                                .is_brought = kern_is_brought_now,
+                                .discard = kern_discard_nothing}};
     f->pool = aligned_alloc(EFFECT_ALIGN, ROUND_UP(pool_bytes, EFFECT_ALIGN));
     struct registry_config config = {.kern = &f->kern,
                                      .pool = f->pool,
