@@ -50,6 +50,13 @@ static inline void kern_discard_nothing(struct kern_dev *dev, void *at_dev, size
     (void)bytes;
 }
 
+/* saturated_n: nothing is held in fp16. */
+static inline uint64_t kern_saturates_nothing(const struct kern_dev *dev)
+{
+    (void)dev;
+    return 0;
+}
+
 /* next_capture: nothing is replayed. */
 static inline int kern_no_capture(struct kern_dev *dev, const struct kern_step *model,
                                   struct kern_part *out, struct err *err)

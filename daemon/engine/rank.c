@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "kernels/kern.h"
 #include "model/model.h"
@@ -74,6 +75,21 @@ static bool rank_run(struct rank *rank, const struct rank_cmd *cmd)
     return cmd->type != RANK_QUIT;
 }
 
+/* Once: the model does not quite fit the type it is held in. */
+static void rank_warn(struct rank *rank)
+{
+    const struct model *model = rank->walk.model;
+    uint64_t n = rank->has_warned ? 0 : model->kern->saturated_n(model->dev);
+    if (n > 0) {
+        rank->has_warned = true;
+        log_msg(
+            LOG_WARN,
+            "%llu values of a step are beyond fp16 and were set to 65504: --dtype bf16 has room "
+            "for them",
+            (unsigned long long)n);
+    }
+}
+
 /* Asks for the oldest step's results; false when it has not ended yet. */
 static bool rank_read(struct rank *rank)
 {
@@ -86,6 +102,9 @@ static bool rank_read(struct rank *rank)
     rank->step_n--;
     memmove(&rank->steps[0], &rank->steps[1], rank->step_n * sizeof *rank->steps);
     rank->news_ns = clock_now_ns();
+    if (rc == 0) {
+        rank_warn(rank);
+    }
     rank_answer(rank, step.step, rc);
     return true;
 }

@@ -35,6 +35,7 @@ struct rank {
     struct rank_step steps[RANK_STEPS]; /* oldest first */
     uint32_t step_n;
     int64_t news_ns; /* when a step was last submitted or read */
+    bool has_warned; /* of values beyond fp16 */
     bool is_lost;    /* a step has failed: all later ones fail unasked */
     struct thread thread;
 };

@@ -329,6 +329,7 @@ const struct kern kern_cpu = {
     .next_part = cpu_next_part,
     .end_step = cpu_end_step,
     .read_step = cpu_read_step,
+    .saturated_n = kern_saturates_nothing,
     .embed = cpu_embed,
     .join = cpu_join,
     .linear = cpu_linear,

@@ -399,6 +399,11 @@ static void cuda_set_version(struct kern_dev *dev, uint32_t version, const void 
     dev->versions[version] = block_dev;
 }
 
+static uint64_t cuda_saturated_n(const struct kern_dev *dev)
+{
+    return __atomic_load_n(dev->saturated, __ATOMIC_RELAXED);
+}
+
 #define CUDA_OP(op)                                                                                \
     static void cuda_op_##op(struct kern_dev *dev, const struct kern_##op *args)                   \
     {                                                                                              \
@@ -446,6 +451,7 @@ const struct kern kern_cuda = {
     .next_part = cuda_next_part,
     .end_step = cuda_end_step,
     .read_step = cuda_read_step,
+    .saturated_n = cuda_saturated_n,
     .embed = cuda_op_embed,
     .join = cuda_op_join,
     .linear = cuda_op_linear,

@@ -3,12 +3,14 @@
 #include "kernels/cuda/host.h"
 
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
 #include "base/mem.h"
+#include "kernels/cuda/launch_rule.h"
 
 struct dev_stream {
     cudaStream_t raw;
@@ -27,12 +29,26 @@ struct dev_graph {
 static struct {
     cudaError_t code;
     char text[ERR_TEXT_BYTES];
-    bool has_pdl;
+    int major; /* compute capability */
 } dev;
+
+#define KERNELS_MAX        64          /* kernels that are ever launched, all types of them */
+#define KERNEL_SHARED_FREE (48u << 10) /* bytes a launch may have unasked */
+
+/* What was asked of CUDA about a kernel. By address; threads that launch take turns. */
+static struct {
+    pthread_mutex_t lock;
+    struct {
+        const void *kernel;
+        size_t smem;
+        bool may_overlap;
+    } of[KERNELS_MAX];
+    uint32_t n;
+} kernels = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void dev_note(cudaError_t code, const char *what);
 cudaStream_t dev_stream_raw(struct dev_stream *stream);
-bool dev_has_pdl(void);
+bool dev_prepare_launch(const void *kernel, const char *name, size_t smem);
 
 void dev_note(cudaError_t code, const char *what)
 {
@@ -48,9 +64,38 @@ cudaStream_t dev_stream_raw(struct dev_stream *stream)
     return stream ? stream->raw : NULL;
 }
 
-bool dev_has_pdl(void)
+/* The kernel's record, made at its first launch. */
+static uint32_t kernel_find(const void *kernel, const char *name)
 {
-    return dev.has_pdl;
+    cudaFuncAttributes attributes = {0};
+    uint32_t i = 0;
+    while (i < kernels.n && kernels.of[i].kernel != kernel) {
+        i++;
+    }
+    if (i == kernels.n) {
+        ASSERT_CMP(i, <, KERNELS_MAX);
+        dev_note(cudaFuncGetAttributes(&attributes, kernel), name);
+        kernels.of[i].kernel = kernel;
+        kernels.of[i].smem = KERNEL_SHARED_FREE;
+        kernels.of[i].may_overlap = launch_may_overlap(dev.major, attributes.ptxVersion);
+        kernels.n++;
+    }
+    return i;
+}
+
+bool dev_prepare_launch(const void *kernel, const char *name, size_t smem)
+{
+    pthread_mutex_lock(&kernels.lock);
+    uint32_t i = kernel_find(kernel, name);
+    if (smem > kernels.of[i].smem) {
+        dev_note(
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem),
+            name);
+        kernels.of[i].smem = smem;
+    }
+    bool may_overlap = kernels.of[i].may_overlap;
+    pthread_mutex_unlock(&kernels.lock);
+    return may_overlap;
 }
 
 const char *dev_failure(void)
@@ -103,7 +148,7 @@ int dev_use(uint32_t index, struct err *err)
     if (rc != cudaSuccess) {
         return dev_failed(err, ERR_NO_DEVICE, rc, "could not open the NVIDIA device");
     }
-    dev.has_pdl = major >= 9;
+    dev.major = major;
     return 0;
 }
 

@@ -187,6 +187,11 @@ static bool fault_next_part(struct kern_dev *dev, struct kern_part *out)
     return dev->inner->next_part(dev->inner_dev, out);
 }
 
+static uint64_t fault_saturated_n(const struct kern_dev *dev)
+{
+    return dev->inner->saturated_n(dev->inner_dev);
+}
+
 static void fault_end_step(struct kern_dev *dev, const struct kern_token *results,
                            uint32_t result_n)
 {
@@ -262,6 +267,7 @@ struct kern kern_fault = {
     .next_part = fault_next_part,
     .end_step = fault_end_step,
     .read_step = fault_read_step,
+    .saturated_n = fault_saturated_n,
     .embed = fault_embed,
     .join = fault_join,
     .linear = fault_linear,

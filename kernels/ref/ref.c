@@ -269,6 +269,7 @@ const struct kern kern_ref = {
     .next_part = ref_next_part,
     .end_step = ref_end_step,
     .read_step = ref_read_step,
+    .saturated_n = kern_saturates_nothing,
     .embed = ref_embed,
     .join = ref_join,
     .linear = ref_linear,

@@ -47,6 +47,7 @@ static struct late {
     uint32_t begun_n;
     uint32_t read_n;
     uint32_t ahead_n;   /* steps taken before the one before was read */
+    uint32_t asked_n;   /* for values beyond fp16 */
     uint32_t fail_step; /* this one and all later ones fail; 0 = none */
 } late;
 
@@ -80,10 +81,19 @@ static int late_read_step(struct kern_dev *dev, struct kern_token *out, bool is_
     return 0;
 }
 
+/* Told once, asked no more. */
+static uint64_t late_saturated_n(const struct kern_dev *dev)
+{
+    (void)dev;
+    late.asked_n++;
+    return 5;
+}
+
 static const struct kern *late_start(uint32_t fail_step)
 {
     late = (struct late){.kern = kern_ref, .fail_step = fail_step};
     late.kern.step_ahead = LATE_STEPS - 1;
+    late.kern.saturated_n = late_saturated_n;
     late.kern.end_step = late_end_step;
     late.kern.read_step = late_read_step;
     return &late.kern;
@@ -316,6 +326,7 @@ static void threads_serve(void **state)
     serve(house, &kern_ref);
     serve(ahead, late_start(0));
     assert_true(late.ahead_n > 10);
+    assert_int_equal(late.asked_n, 1);
     assert_memory_equal(ahead->told, house->told, sizeof house->told);
     mem_free(ahead);
     mem_free(house);
