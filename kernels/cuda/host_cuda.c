@@ -67,7 +67,7 @@ cudaStream_t dev_stream_raw(struct dev_stream *stream)
 /* The kernel's record, made at its first launch. */
 static uint32_t kernel_find(const void *kernel, const char *name)
 {
-    cudaFuncAttributes attributes = {0};
+    struct cudaFuncAttributes attributes = {0};
     uint32_t i = 0;
     while (i < kernels.n && kernels.of[i].kernel != kernel) {
         i++;
