@@ -20,7 +20,14 @@
 #define PROMPT_THREADS 128
 #define PROMPT_KEYS    LIMIT_KV_PAGE
 #define PROMPT_PAD     8 /* elements behind a row in shared memory: ldmatrix meets no bank twice */
+#define PROMPT_NONE    UINT32_MAX
 #define PROMPT_HELD    128 /* largest DIM whose q is in registers; else in shared memory */
+
+/* Blocks of a multiprocessor that registers are kept for: as many as go without spills. */
+static constexpr int prompt_blocks(int dim)
+{
+    return dim <= 64 ? 4 : dim <= 128 ? 2 : 1;
+}
 
 static_assert(CUDA_TILE_PAIRS == PROMPT_THREADS / 32 * 16, "a warp has 16 pairs");
 
@@ -42,11 +49,10 @@ template <class T, int DIM> struct prompt_shared {
 
 /* What a lane works on: two pairs, g and g + 8 of its warp's. */
 struct prompt_item {
-    uint32_t slot, kv_head;
-    uint32_t first, last; /* positions of the tile's first and last row */
+    uint32_t slot;
+    uint32_t last; /* position of the tile's last row */
     uint32_t pos[2];
-    size_t at[2]; /* of the pair's q and out, elements */
-    bool is_there[2];
+    uint32_t at[2]; /* element of q and out where the pair's begin, PROMPT_NONE: no pair */
 };
 
 static DEV prompt_item prompt_item_of(const prompt_job &job, uint32_t tile)
@@ -68,17 +74,15 @@ static DEV prompt_item prompt_item_of(const prompt_job &job, uint32_t tile)
     uint32_t end = pair_n - pair < CUDA_TILE_PAIRS ? pair_n : pair + CUDA_TILE_PAIRS;
     prompt_item item;
     item.slot = run.slot;
-    item.kv_head = blockIdx.y;
-    item.first = run.pos + pair / job.group;
     item.last = run.pos + (end - 1) / job.group;
     UNROLL
     for (int i = 0; i < 2; i++) {
         uint32_t own = pair + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * i;
-        item.is_there[i] = own < end;
-        own = item.is_there[i] ? own : end - 1;
-        item.pos[i] = run.pos + own / job.group;
-        size_t head = item.kv_head * job.group + own % job.group;
-        item.at[i] = ((size_t)(run.row + own / job.group) * job.op.head_n + head) * job.op.head_dim;
+        uint32_t row = (own < end ? own : end - 1) / job.group;
+        uint32_t head = blockIdx.y * job.group + own % job.group;
+        uint32_t at = ((run.row + row) * job.op.head_n + head) * job.op.head_dim;
+        item.pos[i] = run.pos + row;
+        item.at[i] = own < end ? at : PROMPT_NONE;
     }
     return item;
 }
@@ -88,19 +92,24 @@ template <class T, int DIM>
 static DEV void prompt_copy(const prompt_job &job, const prompt_item &item, attend_which which,
                             uint32_t chunk, T *to)
 {
-    constexpr int pieces = DIM / 8; /* of 16 bytes */
+    constexpr int pitch = prompt_shared<T, DIM>::pitch;
+    constexpr int across = DIM == 96 ? 16 : DIM / 8; /* threads of a row: a power of two */
+    constexpr int rows = PROMPT_THREADS / across;
     uint32_t dim = job.op.head_dim;
+    uint32_t d = threadIdx.x % across * 8;
+    uint32_t row = threadIdx.x / across;
     uint32_t first = chunk * PROMPT_KEYS;
-    const T *from = attend_at<T>(job.kv, job.op, which, item.slot, item.kv_head, first);
+    uint32_t end = d < dim ? item.last + 1 - first : 0;
+    const T *from = attend_at<T>(job.kv, job.op, which, item.slot, blockIdx.y, first);
+    from += d < dim ? row * dim + d : 0;
+    to += row * pitch + d;
     UNROLL
-    for (int i = 0; i < PROMPT_KEYS * pieces / PROMPT_THREADS; i++) {
-        uint32_t at = i * PROMPT_THREADS + threadIdx.x;
-        uint32_t key = at / pieces;
-        uint32_t d = at % pieces * 8;
-        bool is_there = first + key <= item.last && d < dim;
-        cp_async16(to + key * prompt_shared<T, DIM>::pitch + d,
-                   from + (is_there ? key * dim + d : 0), is_there ? 16 : 0);
-        ld_count(LD_KV, is_there ? 16 : 0);
+    for (int i = 0; i < PROMPT_KEYS / rows; i++) {
+        unsigned bytes = row + i * rows < end ? 16 : 0;
+        if (d < DIM) {
+            cp_async16(to + i * rows * pitch, from + i * rows * dim, bytes);
+            ld_count(LD_KV, bytes);
+        }
     }
     cp_async_commit();
 }
@@ -114,7 +123,7 @@ static DEV void prompt_query(const prompt_job &job, const prompt_item &item, uin
     for (int i = 0; i < 4; i++) {
         uint32_t d = step * 16 + i / 2 * 8 + threadIdx.x % 4 * 2;
         const float *from = job.op.q + item.at[i % 2] + d;
-        bool is_there = d < job.op.head_dim;
+        bool is_there = d < job.op.head_dim && item.at[i % 2] != PROMPT_NONE;
         q[i] = is_there ? pack2<T>(from[0] * job.op.scale, from[1] * job.op.scale) : 0;
     }
 }
@@ -254,7 +263,7 @@ static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
             uint32_t d = n * 8 + threadIdx.x % 4 * 2;
             uint32_t pair =
                 pack2<T>((acc[n][2 * r] + 0.0f) / sum, (acc[n][2 * r + 1] + 0.0f) / sum);
-            if (item.is_there[r] && d < job.op.head_dim) {
+            if (item.at[r] != PROMPT_NONE && d < job.op.head_dim) {
                 memcpy(out + d, &pair, sizeof pair);
             }
         }
@@ -262,7 +271,8 @@ static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
 }
 
 template <class T, int DIM>
-static __global__ void __launch_bounds__(PROMPT_THREADS) attend_prompt(prompt_job job)
+static __global__ void __launch_bounds__(PROMPT_THREADS, prompt_blocks(DIM))
+    attend_prompt(prompt_job job)
 {
     DYN_SHARED(unsigned char, memory);
     prompt_shared<T, DIM> &s = *reinterpret_cast<prompt_shared<T, DIM> *>(memory);
@@ -289,7 +299,7 @@ static __global__ void __launch_bounds__(PROMPT_THREADS) attend_prompt(prompt_jo
         __syncthreads(); /* keys are there, the last values were read */
         prompt_copy<T, DIM>(job, item, ATTEND_V, chunk, s.v);
         prompt_scores<T, DIM>(s, held, score);
-        if ((chunk + 1) * PROMPT_KEYS > item.first + 1) {
+        if ((chunk + 1) * PROMPT_KEYS > item.pos[0] + 1) { /* the lane's other row is not before */
             prompt_mask(item, chunk * PROMPT_KEYS, score);
         }
         prompt_weights<DIM>(score, rows, acc);

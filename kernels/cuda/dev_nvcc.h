@@ -54,6 +54,14 @@ template <class T> static DEV uint32_t pack2(float a, float b)
     return u;
 }
 
+template <> DEV uint32_t pack2<bf16>(float a, float b)
+{
+    __nv_bfloat162 pair = __floats2bfloat162_rn(a, b); /* one instruction for both */
+    uint32_t u;
+    memcpy(&u, &pair, sizeof u);
+    return u;
+}
+
 template <class T> static DEV void mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
 
 template <> DEV void mma<bf16>(float d[4], const uint32_t a[4], const uint32_t b[2])
