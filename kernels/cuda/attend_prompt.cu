@@ -26,7 +26,7 @@
 /* Blocks of a multiprocessor that registers are kept for: as many as go without spills. */
 static constexpr int prompt_blocks(int dim)
 {
-    return dim <= 64 ? 4 : dim <= 128 ? 2 : 1;
+    return dim <= 64 ? 3 : dim <= 128 ? 2 : 1;
 }
 
 static_assert(CUDA_TILE_PAIRS == PROMPT_THREADS / 32 * 16, "a warp has 16 pairs");
@@ -52,7 +52,7 @@ struct prompt_item {
     uint32_t slot;
     uint32_t last; /* position of the tile's last row */
     uint32_t pos[2];
-    uint32_t at[2]; /* element of q and out where the pair's begin, PROMPT_NONE: no pair */
+    uint32_t at[2]; /* element of q and out where the pair's begin; PROMPT_NONE: no pair */
 };
 
 static DEV prompt_item prompt_item_of(const prompt_job &job, uint32_t tile)
@@ -247,7 +247,8 @@ static DEV void prompt_values(const prompt_shared<T, DIM> &s,
     }
 }
 
-/* A sum of nothing but zeros may be -0 in a chunk and +0 behind the next: + 0 makes them one. */
+/* A weighted sum may come to -0, which a chunk of zero weights would make +0: + 0 makes them one.
+ */
 template <class T, int DIM>
 static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
                              const prompt_row (&rows)[2], const float (&acc)[DIM / 8][4])
@@ -257,12 +258,13 @@ static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
         float sum = rows[r].sum;
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        float inverse = 1.0f / sum;
         T *out = static_cast<T *>(job.op.out) + item.at[r];
         UNROLL
         for (int n = 0; n < DIM / 8; n++) {
             uint32_t d = n * 8 + threadIdx.x % 4 * 2;
             uint32_t pair =
-                pack2<T>((acc[n][2 * r] + 0.0f) / sum, (acc[n][2 * r + 1] + 0.0f) / sum);
+                pack2<T>((acc[n][2 * r] + 0.0f) * inverse, (acc[n][2 * r + 1] + 0.0f) * inverse);
             if (item.at[r] != PROMPT_NONE && d < job.op.head_dim) {
                 memcpy(out + d, &pair, sizeof pair);
             }
