@@ -1,16 +1,14 @@
-/* attend: paged ragged causal attention. A row's keys are cut into splits of CUDA_SPLIT positions;
- * a block takes one split (generated rows) or a row's splits one after the other (prompt rows) of
- * one KV head, with all query heads that read it, so K and V are read once for them.
+/* attend: paged ragged causal attention of generated rows; prompt rows are in attend_prompt.cu. A
+ * row's keys are cut into splits of CUDA_SPLIT positions; a block takes one split of one KV head,
+ * with all query heads that read it, so K and V are read once for them.
  *
  * Order. Within a split: eight lanes share a key, each its pieces of head_dim; the largest score,
- * the sum of weights and the weighted sum of V go by fixed groups of threads. Generated rows:
- * splits are combined in order by the last block to arrive. Prompt rows: splits are folded in as
- * they come. So a row's bits depend on its position, its keys and its form only.
+ * the sum of weights and the weighted sum of V go by fixed groups of threads. Splits are combined
+ * in order by the last block to arrive. So a row's bits depend on its position and its keys only.
  *
  * Bytes: K and V of the row's positions, once per 8 query heads; partial results of a row with
  * several splits, written and read once. Generated rows are memory-bound. */
-#include "kernels/cuda/dev.h"
-#include "kernels/cuda/ops.h"
+#include "kernels/cuda/attend.h"
 
 #define ATTEND_THREADS 128
 #define ATTEND_WARPS   4
@@ -119,17 +117,6 @@ static DEV uint32_t attend_groups(uint32_t dim)
     return ATTEND_THREADS / (dim / 8);
 }
 
-template <class T>
-static DEV const T *attend_key(const attend_job &job, const attend_item &item, uint32_t which,
-                               uint32_t pos)
-{
-    const cuda_kv &kv = job.kv;
-    uint32_t page = kv.page_table[(size_t)item.slot * kv.page_stride + pos / LIMIT_KV_PAGE];
-    size_t at = ((size_t)job.op.kv_layer * kv.page_n + page) * 2 + which;
-    at = (at * kv.kv_head_n + item.kv_head) * LIMIT_KV_PAGE + pos % LIMIT_KV_PAGE;
-    return static_cast<const T *>(kv.data) + at * job.op.head_dim;
-}
-
 template <class T> static DEV void attend_widen(const void *p, float (&out)[8])
 {
     uint4 raw = ld16(LD_KV, p);
@@ -153,7 +140,9 @@ static DEV void attend_scores(const attend_job &job, const attend_item &item,
         bool is_there = first + at <= item.pos;
         /* a warp with no key left: the same for all its lanes */
         bool is_warp_there = first + at - threadIdx.x % 32 / ATTEND_LANES <= item.pos;
-        const T *key = is_there ? attend_key<T>(job, item, 0, first + at) : nullptr;
+        const T *key =
+            is_there ? attend_at<T>(job.kv, job.op, ATTEND_K, item.slot, item.kv_head, first + at)
+                     : nullptr;
         for (uint32_t d = lane * 8; d < dim && is_there; d += ATTEND_LANES * 8) {
             float k[8];
             attend_widen<T>(key + d, k);
@@ -231,7 +220,8 @@ static DEV void attend_values(const attend_job &job, const attend_item &item,
     float acc[ATTEND_HEADS][8] = {};
     for (uint32_t at = group; at < end && group < group_n; at += group_n) {
         float v[8];
-        attend_widen<T>(attend_key<T>(job, item, 1, first + at) + d, v);
+        attend_widen<T>(
+            attend_at<T>(job.kv, job.op, ATTEND_V, item.slot, item.kv_head, first + at) + d, v);
         UNROLL
         for (uint32_t h = 0; h < ATTEND_HEADS; h++) {
             float w = h < item.head_n ? s.score[h * CUDA_SPLIT + at] : 0;
@@ -348,7 +338,7 @@ static DEV uint32_t attend_row_of(const attend_job &job, uint32_t index)
     return low;
 }
 
-/* Generated rows: an item is a split and a KV head. */
+/* An item is a split and a KV head. */
 template <class T>
 static __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated(attend_job job)
 {
@@ -391,46 +381,6 @@ static __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated(attend
     pdl_trigger();
 }
 
-/* Prompt rows: a block per row and KV head walks the row's splits. */
-template <class T>
-static __global__ void __launch_bounds__(ATTEND_THREADS) attend_prompt(attend_job job)
-{
-    DYN_SHARED(float, memory);
-    uint32_t dim = job.op.head_dim;
-    uint32_t group = job.op.head_n / job.op.kv_head_n;
-    attend_shared<T> s = attend_shared_of<T>(memory, dim);
-    float *running = s.sum + (size_t)attend_groups(dim) * ATTEND_HEADS * dim; /* as result */
-    pdl_wait();
-    if (blockIdx.x >= job.step->row_n) {
-        return;
-    }
-    attend_item item = attend_item_of(job, blockIdx.x, blockIdx.y);
-    for (uint32_t h = 0; h < group; h += ATTEND_HEADS) {
-        item.head_first = item.kv_head * group + h;
-        item.head_n = group - h < ATTEND_HEADS ? group - h : ATTEND_HEADS;
-        attend_load_q(job, item, s);
-        for (uint32_t split = 0; split <= item.pos / CUDA_SPLIT; split++) {
-            attend_split(job, item, s, split);
-            for (uint32_t i = threadIdx.x; i < item.head_n * dim; i += ATTEND_THREADS) {
-                const float *p = s.result + i / dim * (dim + 2);
-                attend_fold f = {p[i % dim], p[dim], p[dim + 1]};
-                float *r = running + 3 * i;
-                f = split > 0 ? attend_add({r[0], r[1], r[2]}, f) : f;
-                r[0] = f.v;
-                r[1] = f.most;
-                r[2] = f.sum;
-            }
-            __syncthreads();
-        }
-        for (uint32_t i = threadIdx.x; i < item.head_n * dim; i += ATTEND_THREADS) {
-            const float *r = running + 3 * i;
-            attend_store<T>(job, item, i, {r[0], r[1], r[2]});
-        }
-        __syncthreads();
-    }
-    pdl_trigger();
-}
-
 template <class T> static void attend_launch(const struct cuda_ctx *ctx, const attend_job &job)
 {
     uint32_t dim = job.op.head_dim;
@@ -438,17 +388,15 @@ template <class T> static void attend_launch(const struct cuda_ctx *ctx, const a
     size_t floats = (size_t)ATTEND_HEADS * (dim + CUDA_SPLIT + dim + 2 + groups * dim);
     launch_cfg cfg = {dim3(ctx->sm_n * ATTEND_BLOCKS), dim3(ATTEND_THREADS), floats * sizeof(float),
                       true, ctx->stream};
-    if (ctx->is_prompt) {
-        cfg.grid = dim3(ctx->row_cap, job.op.kv_head_n);
-        cfg.smem += (size_t)3 * ATTEND_HEADS * dim * sizeof(float);
-        launch(cfg, attend_prompt<T>, job);
-    } else {
-        launch(cfg, attend_generated<T>, job);
-    }
+    launch(cfg, attend_generated<T>, job);
 }
 
 void cuda_attend(const struct cuda_ctx *ctx, const struct kern_attend *op)
 {
+    if (ctx->is_prompt) {
+        cuda_attend_prompt(ctx, op);
+        return;
+    }
     attend_job job = {ctx->step, *op, ctx->kv, attend_layout(&ctx->limits, ctx->attention)};
     if (ctx->kv.dtype == DTYPE_BF16) {
         attend_launch<bf16>(ctx, job);

@@ -412,10 +412,17 @@ static uint64_t cuda_saturated_n(const struct kern_dev *dev)
 CUDA_OP(embed)
 CUDA_OP(join)
 CUDA_OP(linear)
-CUDA_OP(attend)
 CUDA_OP(head)
 CUDA_OP(sample)
 CUDA_OP(score)
+
+/* Tiles were cut when the part was laid out, for the heads that kv_open told. */
+static void cuda_op_attend(struct kern_dev *dev, const struct kern_attend *args)
+{
+    ASSERT_CMP(args->head_n, ==, dev->ctx.limits.head_n);
+    ASSERT_CMP(args->kv_head_n, ==, dev->ctx.limits.kv_head_n);
+    cuda_attend(&dev->ctx, args);
+}
 
 int cuda_available(struct err *err)
 {

@@ -31,6 +31,7 @@ struct cuda_part {
     uint32_t change_n;
     uint32_t seg_row_n;
     uint32_t split_n; /* attention's splits of all its rows */
+    uint32_t tile_n;  /* attention's tiles of a prompt part, known when it was filled */
 };
 
 struct cuda_pinned {

@@ -51,6 +51,7 @@ struct cuda_ctx {
     uint32_t row_cap;             /* step->row_n <= row_cap: exact when eager, else the bucket */
     uint32_t sample_cap;          /* step->sample_n <= sample_cap */
     uint32_t score_n;             /* exact; 0 under capture */
+    uint32_t tile_n;              /* of attention, for one KV head: exact; prompt form only */
     bool is_prompt;               /* prompt form: eager, rows of prompts */
     bool has_lowrank;             /* false: the part has no tiles */
     const float *inv_freq;        /* device [rotary_n / 2] */
@@ -72,6 +73,12 @@ static inline uint32_t cuda_stride(uint32_t k)
     return (k + 15) / 16 * 16;
 }
 
+/* Query heads of a KV head. */
+static inline uint32_t cuda_group(const struct cuda_limits *limits)
+{
+    return limits->kv_head_n ? limits->head_n / limits->kv_head_n : 0;
+}
+
 /* Splits that attention's workspace holds for one part of generated rows: every page's, a ragged
  * one for each row, and one sequence's more, so that any row fits. */
 static inline uint32_t cuda_split_max(const struct cuda_limits *limits)
@@ -87,13 +94,15 @@ size_t cuda_sample_bytes(const struct cuda_limits *limits);
 
 /* First of a part: applies page changes, fills rope. begin.cu. */
 void cuda_begin(const struct cuda_ctx *ctx);
-/* Second: the part's work list of attention. attend.cu. */
+/* Second, for generated rows: the part's work list of attention. attend.cu. */
 void cuda_attend_begin(const struct cuda_ctx *ctx);
 
 void cuda_embed(const struct cuda_ctx *ctx, const struct kern_embed *op);
 void cuda_join(const struct cuda_ctx *ctx, const struct kern_join *op);
 void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op);
 void cuda_attend(const struct cuda_ctx *ctx, const struct kern_attend *op);
+/* The prompt form of cuda_attend, which calls it. attend_prompt.cu. */
+void cuda_attend_prompt(const struct cuda_ctx *ctx, const struct kern_attend *op);
 void cuda_head(const struct cuda_ctx *ctx, const struct kern_head *op);
 void cuda_sample(const struct cuda_ctx *ctx, const struct kern_sample *op);
 void cuda_score(const struct cuda_ctx *ctx, const struct kern_score *op);

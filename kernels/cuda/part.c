@@ -196,10 +196,11 @@ void cuda_plan_step(struct kern_dev *dev)
     }
 }
 
-/* Offsets of the arrays behind the header. */
+/* Offsets of the arrays behind the header. Runs are last: their number is known when they were
+ * found, and what was laid out for more is not copied. */
 struct part_layout {
     size_t rows, tiles, tile_first, seg_rows, changes, samples, sample_out, biases, hist, scores,
-        score_out;
+        score_out, runs;
     size_t bytes;
 };
 
@@ -226,6 +227,7 @@ static struct part_layout layout_of(const struct cuda_part *part)
     l.hist = layout_take(&l, part->hist_n, sizeof(uint32_t));
     l.scores = layout_take(&l, part->score_n, sizeof(struct kern_score_row));
     l.score_out = layout_take(&l, part->score_n, sizeof(uint32_t));
+    l.runs = layout_take(&l, part->is_prompt ? part->row_n : 0, sizeof(struct cuda_run));
     return l;
 }
 
@@ -233,6 +235,7 @@ size_t cuda_part_bytes_max(const struct kern_dev *dev)
 {
     struct cuda_part most = {
         .row_n = dev->args.row_max,
+        .is_prompt = true,
         .sample_n = CUDA_PART_ROWS,
         .score_n = dev->args.row_max,
         .hist_n = part_hist_max(dev),
@@ -267,6 +270,28 @@ static void fill_rows(struct kern_dev *dev, const struct cuda_part *part, char *
             }
         }
     }
+}
+
+/* Runs of a prompt part's rows and their tiles. Returns the number of runs. */
+static uint32_t fill_runs(const struct kern_dev *dev, struct cuda_part *part, char *block,
+                          const struct part_layout *l)
+{
+    const struct cuda_row *rows = (const struct cuda_row *)(const void *)(block + l->rows);
+    struct cuda_run *runs = (struct cuda_run *)(void *)(block + l->runs);
+    uint32_t group = cuda_group(&dev->ctx.limits);
+    uint32_t n = 0;
+    part->tile_n = 0;
+    for (uint32_t i = 0; i < part->row_n && part->is_prompt;) {
+        struct cuda_run run = {
+            .row = i, .slot = rows[i].slot, .pos = rows[i].pos, .tile_first = part->tile_n};
+        for (; i < part->row_n && rows[i].slot == run.slot && rows[i].pos == run.pos + run.row_n;
+             i++) {
+            run.row_n++;
+        }
+        part->tile_n += DIV_UP(run.row_n * group, CUDA_TILE_PAIRS);
+        runs[n++] = run;
+    }
+    return n;
 }
 
 /* A segment's rows of this part, ascending: an insertion sort, which costs nothing where they
@@ -380,11 +405,12 @@ static void fill_scores(const struct kern_dev *dev, uint32_t index, char *block,
 
 size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char *at)
 {
-    const struct cuda_part *part = &dev->plan.parts[i];
+    struct cuda_part *part = &dev->plan.parts[i];
     struct part_layout l = layout_of(part);
     ASSERT_CMP(l.bytes, <=, dev->part_bytes);
     struct cuda_step header = {
         .rows = (const struct cuda_row *)(const void *)(at + l.rows),
+        .runs = (const struct cuda_run *)(const void *)(at + l.runs),
         .tiles = (const struct cuda_tile *)(const void *)(at + l.tiles),
         .tile_first = (const uint32_t *)(const void *)(at + l.tile_first),
         .seg_rows = (const struct kern_seg_row *)(const void *)(at + l.seg_rows),
@@ -401,10 +427,11 @@ size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char 
         .sample_n = part->sample_n,
         .score_n = part->score_n,
     };
-    memcpy(block, &header, sizeof header);
     fill_rows(dev, part, block, &l);
+    header.run_n = fill_runs(dev, part, block, &l);
+    memcpy(block, &header, sizeof header);
     fill_tiles(dev, i, block, &l);
     fill_samples(dev, i, block, &l);
     fill_scores(dev, i, block, &l);
-    return l.bytes;
+    return l.runs + ROUND_UP(header.run_n * sizeof(struct cuda_run), PART_ALIGN);
 }

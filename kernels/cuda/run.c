@@ -94,12 +94,13 @@ static void run_part(struct kern_dev *dev, uint32_t index)
     ctx->row_cap = part->row_n;
     ctx->sample_cap = part->sample_n;
     ctx->score_n = part->score_n;
+    ctx->tile_n = part->tile_n;
 }
 
 static void run_begin_ops(struct kern_dev *dev)
 {
     cuda_begin(&dev->ctx);
-    if (dev->ctx.kv.data) {
+    if (dev->ctx.kv.data && !dev->ctx.is_prompt) {
         cuda_attend_begin(&dev->ctx);
     }
 }

@@ -17,6 +17,8 @@
 
 #define CUDA_PASS_ROWS 32
 #define CUDA_SPLIT     256 /* keys that one piece of attention reads */
+#define CUDA_TILE_PAIRS                                                                            \
+    64 /* pairs (row, query head of one KV head) of a prompt's tile in attention */
 #define CUDA_PART_ROWS 256 /* rows of a part of generated rows, and samples of any part */
 
 struct cuda_row {
@@ -35,6 +37,16 @@ struct cuda_tile {
     uint32_t seg_row;
 };
 
+/* Rows [row ..+row_n) of a prompt part: one sequence's at consecutive positions from pos on. Their
+ * pairs are cut into tiles, row by row and head by head; tile_first: tiles of the runs before. */
+struct cuda_run {
+    uint32_t row;
+    uint32_t row_n;
+    uint32_t slot;
+    uint32_t pos;
+    uint32_t tile_first;
+};
+
 /* page_table[slot * page_stride + entry] becomes page, before anything else of the part runs. */
 struct cuda_page_change {
     uint32_t slot;
@@ -45,6 +57,7 @@ struct cuda_page_change {
 /* The pointers name device memory; arrays stand behind the header in the same block. */
 struct cuda_step {
     const struct cuda_row *rows; /* [row_n] */
+    const struct cuda_run *runs; /* [run_n] */
     const struct cuda_tile *tiles;
     const uint32_t *tile_first;          /* [pass_n + 1] */
     const struct kern_seg_row *seg_rows; /* rows ascending within a segment, .row within the part */
@@ -56,6 +69,7 @@ struct cuda_step {
     const struct kern_score_row *scores; /* [score_n], .row within the part */
     const uint32_t *score_out;           /* [score_n]: place in the step's scores */
     uint32_t row_n;
+    uint32_t run_n; /* 0 in a part of generated rows */
     uint32_t pass_n;
     uint32_t change_n;
     uint32_t sample_n;

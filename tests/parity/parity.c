@@ -153,10 +153,16 @@ static void parity_run(struct rig *rig, const struct parity_case *c, uint32_t fi
     c->run(rig, c, &view);
 }
 
+enum parity_cut { PARITY_CUT_LAWFUL, PARITY_CUT_ANYWHERE };
+
 /* The end of the piece that starts at world row `first`. */
-static uint32_t parity_piece_end(const struct parity_case *c, uint32_t first, uint32_t piece)
+static uint32_t parity_piece_end(const struct parity_case *c, uint32_t first, uint32_t piece,
+                                 enum parity_cut cut_at)
 {
     const struct world_seq *seq = world_seq_of(&c->world, first);
+    if (cut_at == PARITY_CUT_ANYWHERE) {
+        return MIN(first + 1 + parity_draw(c, first, 70), c->world.row_n);
+    }
     if (c->has_free_rows) {
         /* mostly single rows, sometimes a handful across sequences */
         uint32_t n = piece % 4 == 3 ? 1 + parity_draw(c, first, 9) : 1;
@@ -172,13 +178,13 @@ static uint32_t parity_piece_end(const struct parity_case *c, uint32_t first, ui
 
 /* The rows again, piece by piece, one after another on one device. */
 static void parity_pieces(struct parity_case *c, const struct parity_impl *impl,
-                          const struct rig *whole)
+                          const struct rig *whole, enum parity_cut cut_at)
 {
     struct rig rig;
     parity_rig(&rig, c, impl, 2);
     uint32_t piece = 0;
     for (uint32_t first = 0; first < c->world.row_n; piece++) {
-        uint32_t end = parity_piece_end(c, first, piece);
+        uint32_t end = parity_piece_end(c, first, piece, cut_at);
         parity_run(&rig, c, first, end - first);
         if (!rig_outs_match(whole, first, &rig, true)) {
             parity_fail(c, impl, "a part of the rows alone");
@@ -217,7 +223,10 @@ static void parity_check_impl(struct parity_case *c, const struct parity_impl *i
         }
         rig_close(&rig);
     }
-    parity_pieces(c, impl, whole);
+    parity_pieces(c, impl, whole, PARITY_CUT_LAWFUL);
+    if (impl->form == PARITY_PROMPT && !c->has_free_rows) {
+        parity_pieces(c, impl, whole, PARITY_CUT_ANYWHERE);
+    }
 }
 
 void parity_check(struct parity_case *c)
