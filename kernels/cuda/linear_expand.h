@@ -110,17 +110,13 @@ static DEV void finish_effect(const linear_job &job, const linear_out &out,
     }
     for (uint32_t k = 0; k < s.pad; k += 16) {
         uint32_t a[4];
-        bool is_read = false;
+        finish_b<T>(job, out.group, r, b, s.pad, k, a);
         for (uint32_t n = 0; n < out.tile_tokens; n += 8) {
             uint32_t row = out.token_first + n; /* of the part */
             uint32_t bits =
                 row / CUDA_PASS_ROWS == pass ? tile.mask >> row % CUDA_PASS_ROWS & 0xff : 0;
             if (bits == 0) {
                 continue;
-            }
-            if (!is_read) {
-                finish_b<T>(job, out.group, r, b, s.pad, k, a);
-                is_read = true;
             }
             bool is_mine = bits >> g & 1;
             uint32_t below = tile.mask & ((1u << (row + g) % CUDA_PASS_ROWS) - 1);
