@@ -4,11 +4,6 @@
 #include "kernels/cuda/linear_finish.h"
 #include "kernels/cuda/linear_mac.h"
 
-#define LINEAR_UNIT       32 /* rows of a unit of the narrow form */
-#define LINEAR_WIDE       64 /* rows of a unit, and tokens of a tile, of the wide form */
-#define LINEAR_WIDE_PITCH 96 /* elements; 64 bytes modulo 128, so that no two rows share banks */
-#define LINEAR_BLOCKS     2  /* of a multiprocessor */
-
 /* Rows of x that a launch has, and where the i-th one stands. */
 static DEV uint32_t linear_token_total(const linear_job &job)
 {
@@ -211,7 +206,7 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_narrow(linear
     SHARED(linear_tiles, tiles, );
     uint32_t slice = blockIdx.x % job.slice_n;
     uint32_t token_first = blockIdx.y * form::tokens;
-    uint32_t pitch = job.slice_k % 64 == 0 ? job.slice_k + 32 : job.slice_k;
+    uint32_t pitch = linear_narrow_pitch(job.slice_k);
     T *xs = reinterpret_cast<T *>(memory);
     float *red = reinterpret_cast<float *>(xs + form::tokens * pitch);
     pdl_wait();
@@ -500,15 +495,6 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
     job.slice_n = linear_slice_n(op->k);
     job.slice_k = linear_slice_k(op->k);
     job.part_k = linear_part_k(op->k);
-    job.group_rows = op->post == KERN_POST_HEADS ? op->heads.head_dim : LINEAR_GROUP;
-    uint32_t n = op->sites[0].n;
-    if (op->post == KERN_POST_HEADS) {
-        job.group_n = op->heads.head_n + 2 * op->heads.kv_head_n;
-    } else if (op->post == KERN_POST_ACT_MUL) {
-        job.group_n = (n + LINEAR_GROUP / 2 - 1) / (LINEAR_GROUP / 2);
-    } else {
-        job.group_n = (n + LINEAR_GROUP - 1) / LINEAR_GROUP;
-    }
     job.has_lowrank = ctx->has_lowrank;
     job.counters = static_cast<unsigned *>(ctx->linear);
     job.counter_stride = m.counter_stride;
@@ -522,53 +508,24 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
     return job;
 }
 
-/* Blocks along x: two for each multiprocessor over all tiles, and one for each slice at least. */
-static dim3 linear_grid(const struct cuda_ctx *ctx, uint32_t slice_n, uint32_t tile_n)
-{
-    uint32_t n = ctx->sm_n * LINEAR_BLOCKS / tile_n;
-    return dim3(n > slice_n ? n : slice_n, tile_n);
-}
-
-template <class T, int NT>
-static void linear_launch_narrow(const struct cuda_ctx *ctx, struct linear_job *job,
-                                 uint32_t token_n)
-{
-    const uint32_t tokens = NT * 8;
-    uint32_t tile_n = (token_n + tokens - 1) / tokens;
-    uint32_t pitch = job->slice_k % 64 == 0 ? job->slice_k + 32 : job->slice_k;
-    size_t red = LINEAR_WARPS * LINEAR_UNIT * tokens * sizeof(float);
-    size_t y = job->group_rows * (tokens + 1) * sizeof(float);
-    size_t smem = tokens * pitch * sizeof(T) + (red > y ? red : y);
-    job->unit_n = (job->group_rows + LINEAR_UNIT - 1) / LINEAR_UNIT;
-    job->u_stride *= tokens;
-    launch_cfg cfg = {linear_grid(ctx, job->slice_n, tile_n), dim3(LINEAR_THREADS), smem, true,
-                      ctx->stream};
-    launch(cfg, (linear_narrow<T, NT>), *job);
-}
-
-template <class T>
-static void linear_launch_wide(const struct cuda_ctx *ctx, struct linear_job *job, uint32_t token_n)
-{
-    uint32_t tile_n = (token_n + LINEAR_WIDE - 1) / LINEAR_WIDE;
-    size_t smem = LINEAR_WIDE * LINEAR_WIDE_PITCH * sizeof(T) +
-                  job->group_rows * (LINEAR_WIDE + 1) * sizeof(float);
-    job->unit_n = (job->group_rows + LINEAR_WIDE - 1) / LINEAR_WIDE;
-    job->u_stride *= LINEAR_WIDE;
-    launch_cfg cfg = {linear_grid(ctx, 1, tile_n), dim3(LINEAR_THREADS), smem, true, ctx->stream};
-    launch(cfg, linear_wide<T>, *job);
-}
-
 template <class T>
 static void linear_launch(const struct cuda_ctx *ctx, struct linear_job *job, uint32_t token_n)
 {
-    if (token_n > 32) {
-        linear_launch_wide<T>(ctx, job, token_n);
-    } else if (token_n > 16 && job->group_rows <= 128) {
-        linear_launch_narrow<T, 4>(ctx, job, token_n);
-    } else if (token_n > 8) {
-        linear_launch_narrow<T, 2>(ctx, job, token_n);
+    struct linear_cut cut = linear_cut_of(&job->op, token_n, ctx->sm_n);
+    launch_cfg cfg = {dim3(cut.block_n, cut.tile_n), dim3(LINEAR_THREADS), cut.smem, true,
+                      ctx->stream};
+    job->group_rows = cut.group_rows;
+    job->group_n = cut.group_n;
+    job->unit_n = cut.unit_n;
+    job->u_stride *= cut.tile_tokens;
+    if (cut.is_wide) {
+        launch(cfg, linear_wide<T>, *job);
+    } else if (cut.tile_tokens == 32) {
+        launch(cfg, (linear_narrow<T, 4>), *job);
+    } else if (cut.tile_tokens == 16) {
+        launch(cfg, (linear_narrow<T, 2>), *job);
     } else {
-        linear_launch_narrow<T, 1>(ctx, job, token_n);
+        launch(cfg, (linear_narrow<T, 1>), *job);
     }
 }
 

@@ -15,15 +15,13 @@
 #define KERNELS_CUDA_LINEAR_H
 
 #include "kernels/cuda/dev.h"
-#include "kernels/cuda/linear_order.h"
+#include "kernels/cuda/linear_cut.h"
 #include "kernels/cuda/ops.h"
 
 #define LINEAR_THREADS 128
-#define LINEAR_WARPS   4
 #define LINEAR_SITES   3 /* of one group of linears */
 #define LINEAR_TILES                                                                               \
     512 /* adapter tiles of one tile of tokens: 64 rows, LIMIT_REQUEST_ADAPTERS each */
-#define LINEAR_GROUP 64 /* rows of a group that is no head */
 #define LINEAR_CHUNK 64 /* elements of x staged at once by the wide form */
 
 /* Counters of one tile of tokens; all zero between launches. */

@@ -67,8 +67,28 @@ static DEV void finish_b(const linear_job &job, uint32_t group, uint32_t r, cons
     }
 }
 
-/* Adds one tile's effect to 16 rows of the group, 8 tokens at a time. Columns that are not the
- * segment's keep their sum by selection, so that nothing of another request touches them. */
+/* 16 rows by 8 tokens of y, the lane's elements at `y` and 8 rows further: += a * v for the columns
+ * whose bit is set. The others keep their sum by selection, so that nothing of another request
+ * touches them. */
+template <class T>
+static DEV void finish_columns(float *y, uint32_t pitch, const uint32_t (&a)[4],
+                               const linear_u<T> &v, uint32_t bits)
+{
+    float *below = y + 8 * pitch;
+    float acc[4] = {y[0], y[1], below[0], below[1]};
+    mma<T>(acc, a, v.high);
+    mma<T>(acc, a, v.low);
+    UNROLL
+    for (uint32_t c = 0; c < 2; c++) {
+        if (bits >> c & 1) {
+            y[c] = acc[c];
+            below[c] = acc[c + 2];
+        }
+    }
+}
+
+/* Adds one tile's effect to 16 rows of the group, 8 tokens at a time; B is read once for all of
+ * them. An element's chain is in ascending k, its sum rests in y between two steps. */
 template <class T>
 static DEV void finish_effect(const linear_job &job, const linear_out &out,
                               const linear_tiles &tiles, uint32_t i, uint32_t r)
@@ -88,33 +108,24 @@ static DEV void finish_effect(const linear_job &job, const linear_out &out,
     while (tiles.first + i >= job.step->tile_first[pass + 1]) {
         pass++;
     }
-    for (uint32_t n = 0; n < out.tile_tokens; n += 8) {
-        uint32_t row = out.token_first + n; /* of the part */
-        uint32_t bits = row / CUDA_PASS_ROWS == pass ? tile.mask >> row % CUDA_PASS_ROWS & 0xff : 0;
-        if (bits == 0) {
-            continue;
-        }
-        bool is_mine = bits >> g & 1;
-        uint32_t below = tile.mask & ((1u << (row + g) % CUDA_PASS_ROWS) - 1);
-        uint32_t j = (uint32_t)__popc(below);
-        const float *u = is_mine ? out.u + s.u_at + (size_t)j * s.pad : nullptr;
-        float weight = is_mine ? job.step->seg_rows[tile.seg_row + j].weight * e.scale : 0;
-        float *y0 = out.y + (r + g) * out.pitch + n + 2 * t;
-        float *y1 = y0 + 8 * out.pitch;
-        float acc[4] = {y0[0], y0[1], y1[0], y1[1]};
-        for (uint32_t k = 0; k < s.pad; k += 16) {
-            uint32_t a[4];
-            finish_b<T>(job, out.group, r, b, s.pad, k, a);
-            linear_u<T> v = finish_u<T>(job, out, u, s.rank, k + 2 * t, weight);
-            mma<T>(acc, a, v.high);
-            mma<T>(acc, a, v.low);
-        }
-        UNROLL
-        for (uint32_t c = 0; c < 2; c++) {
-            if (bits >> (2 * t + c) & 1) {
-                y0[c] = acc[c];
-                y1[c] = acc[c + 2];
+    for (uint32_t k = 0; k < s.pad; k += 16) {
+        uint32_t a[4];
+        finish_b<T>(job, out.group, r, b, s.pad, k, a);
+        for (uint32_t n = 0; n < out.tile_tokens; n += 8) {
+            uint32_t row = out.token_first + n; /* of the part */
+            uint32_t bits =
+                row / CUDA_PASS_ROWS == pass ? tile.mask >> row % CUDA_PASS_ROWS & 0xff : 0;
+            if (bits == 0) {
+                continue;
             }
+            bool is_mine = bits >> g & 1;
+            uint32_t below = tile.mask & ((1u << (row + g) % CUDA_PASS_ROWS) - 1);
+            uint32_t j = (uint32_t)__popc(below);
+            const float *u = is_mine ? out.u + s.u_at + (size_t)j * s.pad : nullptr;
+            float weight = is_mine ? job.step->seg_rows[tile.seg_row + j].weight * e.scale : 0;
+            linear_u<T> v = finish_u<T>(job, out, u, s.rank, k + 2 * t, weight);
+            finish_columns<T>(out.y + (r + g) * out.pitch + n + 2 * t, out.pitch, a, v,
+                              bits >> 2 * t);
         }
     }
 }
