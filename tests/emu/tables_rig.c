@@ -137,7 +137,7 @@ static void rig_weights(struct tables_rig *rig)
 {
     struct model *m = &rig->model;
     m->embed = rig_matrix(rig, m->desc.vocab_n, m->desc.hidden);
-    m->head = rig_matrix(rig, m->desc.vocab_n, m->desc.hidden);
+    m->head = m->embed; /* spares memory: the head reads as much as one of its own */
     m->final_norm = rig_ones(rig, m->desc.hidden);
     for (uint32_t l = 0; l < m->desc.layer_n; l++) {
         struct layer_weights *w = &m->layers[l];
