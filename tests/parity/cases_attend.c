@@ -1,7 +1,7 @@
 /* Parity of the heads post and of attention. The contract shows no KV memory, so keys and values
  * enter through linear with one weight a row, a power of two, which is exact in every order of
  * summation, and come out through attend. Positions behind a sequence's end hold large numbers that
- * a mask must hide.
+ * a mask must hide, on cuda NaNs that a weight of zero would not.
  *
  * Pieces are prompts cut at multiples of LIMIT_PROMPT_CUT and generated rows one by one; for the
  * prompt form of cuda, which promises the same bits for any cut, also pieces of any length. */
@@ -75,15 +75,19 @@ static void attend_world(struct parity_case *c, enum attend_layout layout)
     world_deal_pages(&c->world, c->seed, &c->arena);
 }
 
-/* A position's inputs on the way into the KV memory: seeded, or large where nothing may look. */
-static void attend_feed_row(const struct parity_case *c, const struct world_seq *seq,
-                            uint32_t layer, uint32_t pos, uint32_t real_n, float *x)
+/* A position's inputs on the way into the KV memory: seeded, or large where nothing may look; NaNs
+ * for cuda, whose fresh pages may hold them. */
+static void attend_feed_row(const struct rig *rig, const struct parity_case *c,
+                            const struct world_seq *seq, uint32_t layer, uint32_t pos,
+                            uint32_t real_n, float *x)
 {
+    bool is_nan = rig->form != PARITY_AS_GIVEN;
     size_t value_n = (size_t)c->world.page_n * LIMIT_KV_PAGE * ATTEND_FEED_K;
     const float *values = parity_floats(c, STREAM_KV + layer, value_n, 1.0f);
     size_t at = ((size_t)seq->page_first * LIMIT_KV_PAGE + pos) * ATTEND_FEED_K;
     for (uint32_t i = 0; i < ATTEND_FEED_K; i++) {
-        x[i] = pos < real_n ? values[at + i] : bf16_round(values[at + i] * 1e4f);
+        float hidden = is_nan ? NAN : bf16_round(values[at + i] * 1e4f);
+        x[i] = pos < real_n ? values[at + i] : hidden;
     }
 }
 
@@ -104,7 +108,7 @@ static void attend_feed(struct rig *rig, const struct parity_case *c, const stru
     float *x = arena_alloc(&rig->arena, (size_t)LIMIT_KV_PAGE * op->k * sizeof *x);
     for (uint32_t i = 0; i < LIMIT_KV_PAGE; i++) {
         rows[i] = (struct kern_row){.slot = slot, .pos = first + i, .flags = KERN_ROW_PROMPT};
-        attend_feed_row(c, seq, op->heads.kv_layer, first + i, real_n, x + (size_t)i * op->k);
+        attend_feed_row(rig, c, seq, op->heads.kv_layer, first + i, real_n, x + (size_t)i * op->k);
     }
     op->x = rig_put_held(rig, x, (size_t)LIMIT_KV_PAGE * op->k);
     step_begin(rig->kern, rig->dev, &step);
