@@ -3,7 +3,6 @@
 #include "kernels/cuda/host.h"
 
 #include <cuda_runtime_api.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,16 +34,16 @@ static struct {
 #define KERNELS_MAX        64          /* kernels that are ever launched, all types of them */
 #define KERNEL_SHARED_FREE (48u << 10) /* bytes a launch may have unasked */
 
-/* What was asked of CUDA about a kernel. By address; threads that launch take turns. */
+/* What was asked of CUDA about a kernel, by its address. Only the rank's thread launches (before it
+ * there is one, the one that loads weights). */
 static struct {
-    pthread_mutex_t lock;
     struct {
         const void *kernel;
         size_t smem;
         bool may_overlap;
     } of[KERNELS_MAX];
     uint32_t n;
-} kernels = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} kernels;
 
 void dev_note(cudaError_t code, const char *what);
 cudaStream_t dev_stream_raw(struct dev_stream *stream);
@@ -85,7 +84,6 @@ static uint32_t kernel_find(const void *kernel, const char *name)
 
 bool dev_prepare_launch(const void *kernel, const char *name, size_t smem)
 {
-    pthread_mutex_lock(&kernels.lock);
     uint32_t i = kernel_find(kernel, name);
     if (smem > kernels.of[i].smem) {
         dev_note(
@@ -93,9 +91,7 @@ bool dev_prepare_launch(const void *kernel, const char *name, size_t smem)
             name);
         kernels.of[i].smem = smem;
     }
-    bool may_overlap = kernels.of[i].may_overlap;
-    pthread_mutex_unlock(&kernels.lock);
-    return may_overlap;
+    return kernels.of[i].may_overlap;
 }
 
 const char *dev_failure(void)

@@ -84,8 +84,8 @@ static void capture(const struct tables_shape *shape, uint32_t n[ARRAY_N(rows)][
 {
     tables_open(&rig, shape, true, 1);
     for (uint32_t i = 0; i < ARRAY_N(rows); i++) {
-        n[i][0] = tables_launches(&rig, &(struct tables_step){rows[i], LIMIT_KV_PAGE, false});
-        n[i][1] = tables_launches(&rig, &(struct tables_step){rows[i], LIMIT_KV_PAGE, true});
+        n[i][0] = tables_launches(&rig, rows[i], false);
+        n[i][1] = tables_launches(&rig, rows[i], true);
     }
     tables_close(&rig);
 }

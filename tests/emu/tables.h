@@ -57,8 +57,8 @@ void tables_open(struct tables_rig *rig, const struct tables_shape *shape, bool 
                  uint32_t page_n);
 void tables_close(struct tables_rig *rig);
 
-/* Dry: the launches of the graph that the step is captured as, dev_graph_launch_n. */
-uint32_t tables_launches(struct tables_rig *rig, const struct tables_step *step);
+/* Dry: the launches of the graph that replays a step of so many generated rows. */
+uint32_t tables_launches(const struct tables_rig *rig, uint32_t row_n, bool is_mixed);
 
 /* Runs the step op by op; what each read is in rig->counted. */
 void tables_run(struct tables_rig *rig, const struct tables_step *step);

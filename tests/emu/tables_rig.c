@@ -216,7 +216,6 @@ void tables_open(struct tables_rig *rig, const struct tables_shape *shape, bool 
         .slot_max = TABLES_ROWS,
         .version_max = TABLES_ADAPTERS,
         .rank_max = TABLES_ADAPTERS * TABLES_RANK * 3,
-        .can_replay = is_dry,
     };
     struct kern_kv kv = {shape->layer_n, page_n, shape->kv_head_n, shape->head_dim, shape->head_n};
     model_kern_limits(&rig->model.desc, &args);
@@ -241,7 +240,8 @@ void tables_open(struct tables_rig *rig, const struct tables_shape *shape, bool 
         rig_adapter(rig, v);
     }
     rig_batch(rig);
-    if (walk_init(&rig->walk, &rig->model, TABLES_ROWS, TABLES_ROWS, 1, &err)) {
+    if (walk_init(&rig->walk, &rig->model, TABLES_ROWS, TABLES_ROWS, 1, &err) ||
+        (is_dry && walk_capture(&rig->walk, &err))) {
         rig_die(&err);
     }
 }
@@ -295,26 +295,15 @@ static void rig_fill(struct tables_rig *rig, const struct tables_step *step)
     }
 }
 
-/* The device fails before it runs anything of the step: what was captured stays. */
-uint32_t tables_launches(struct tables_rig *rig, const struct tables_step *step)
+uint32_t tables_launches(const struct tables_rig *rig, uint32_t row_n, bool is_mixed)
 {
-    struct kern_dev *dev = rig->model.dev;
-    emu_reset();
-    emu_knobs.fail_op = 1;
-    rig_fill(rig, step);
-    walk_submit(&rig->walk, rig->batch);
-    ASSERT(walk_read(&rig->walk, rig->tokens, true) == ERR_DEVICE_FAILURE);
-    const struct dev_graph *graph = dev->graphs[dev->capture_bucket][step->is_mixed];
-    ASSERT(graph);
-    uint32_t n = dev_graph_launch_n(graph);
-    emu_knobs.fail_op = 0;
-    emu_reset();
-    dev->is_lost = false;
-    dev->read_n = dev->submitted_n;
-    for (uint32_t i = 0; i < CUDA_BLOCKS; i++) {
-        dev->pinned[i].is_used = false;
+    uint32_t bucket = 0;
+    while ((8u << bucket) < row_n) {
+        bucket++;
     }
-    return n;
+    const struct dev_graph *graph = rig->model.dev->graphs[bucket][is_mixed];
+    ASSERT(graph);
+    return dev_graph_launch_n(graph);
 }
 
 void tables_run(struct tables_rig *rig, const struct tables_step *step)
