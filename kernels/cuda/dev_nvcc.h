@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 
 struct launch_cfg;
+
 typedef __nv_bfloat16 bf16;
 typedef __half f16;
 
@@ -53,24 +54,23 @@ template <class T> static DEV uint32_t pack2(float a, float b)
     return u;
 }
 
-template <> DEV uint32_t pack2<bf16>(float a, float b)
-{
-    __nv_bfloat162 pair = __floats2bfloat162_rn(a, b); /* one instruction */
-    return *reinterpret_cast<uint32_t *>(&pair);
-}
-
 template <class T> static DEV void mma(float d[4], const uint32_t a[4], const uint32_t b[2]);
 
-#define DEV_MMA(T, type)                                                                           \
-    template <> DEV void mma<T>(float d[4], const uint32_t a[4], const uint32_t b[2])              \
-    {                                                                                              \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "                \
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                       \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                              \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));          \
-    }
-DEV_MMA(bf16, "bf16")
-DEV_MMA(f16, "f16")
+template <> DEV void mma<bf16>(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <> DEV void mma<f16>(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
 
 static DEV unsigned shared_address(const void *p)
 {

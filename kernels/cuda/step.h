@@ -57,7 +57,6 @@ struct cuda_page_change {
 /* The pointers name device memory; arrays stand behind the header in the same block. */
 struct cuda_step {
     const struct cuda_row *rows; /* [row_n] */
-    const struct cuda_run *runs; /* [run_n] */
     const struct cuda_tile *tiles;
     const uint32_t *tile_first;          /* [pass_n + 1] */
     const struct kern_seg_row *seg_rows; /* rows ascending within a segment, .row within the part */
@@ -68,12 +67,13 @@ struct cuda_step {
     const uint32_t *hist;
     const struct kern_score_row *scores; /* [score_n], .row within the part */
     const uint32_t *score_out;           /* [score_n]: place in the step's scores */
+    const struct cuda_run *runs;         /* [run_n] */
     uint32_t row_n;
-    uint32_t run_n; /* 0 in a part of generated rows */
     uint32_t pass_n;
     uint32_t change_n;
     uint32_t sample_n;
     uint32_t score_n;
+    uint32_t run_n; /* 0 in a part of generated rows */
 };
 
 /* Paged KV: [layer][page][K or V][kv_head][LIMIT_KV_PAGE][head_dim] of 16-bit elements (fp8 later:
