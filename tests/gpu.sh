@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Proves the CUDA backend on a machine with a GPU: engine and kernels in process, no server, no network.
+#
+#   tests/gpu.sh [--parts LIST] [--build DIR] [--out FILE] [--shapes few|all]
+#
+#   --parts   comma-separated, in this order: parity, golden, mixing, sanitizer. Default: all.
+#   --build   where tests/ has the programs (default build/release; missing ones are built there, which
+#             needs cmake, ninja, nvcc and cmocka). golden and mixing read tests/ of the checkout that they
+#             were built in, at its path.
+#   --shapes  few: the first shape of each group of kernels; all (default): the selection that
+#             tests/run.sh takes.
+#   --out     the results file (default build/gpu-results.txt): device, command, then a line a part.
+#
+# parity     every op against ref/, generated and prompt form.
+# golden     16-bit goldens: logits and greedy tokens of a reference implementation.
+# mixing     a sequence's bits alone and in a crowd, with adapters coming and going, and preemption.
+# sanitizer  compute-sanitizer's memcheck, racecheck and synccheck over one shape per kernel.
+#
+# A part passes, fails, or is "not available" (no device, no tool), which is never a pass. Exit status:
+# 0 all passed, 1 one failed, 2 usage, 3 none failed but something was not available.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+parts=parity,golden,mixing,sanitizer
+build=build/release
+out=build/gpu-results.txt
+shapes=all
+usage() { sed -n '4,8p' "$0" | cut -c3- >&2; exit 2; }
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || usage
+  case "$1" in
+    --parts) parts=$2 ;;
+    --build) build=$2 ;;
+    --out) out=$2 ;;
+    --shapes) shapes=$2 ;;
+    *) usage ;;
+  esac
+  shift 2
+done
+[ "$shapes" = few ] || [ "$shapes" = all ] || usage
+for part in ${parts//,/ }; do
+  case "$part" in parity | golden | mixing | sanitizer) ;; *) usage ;; esac
+done
+[ "$shapes" = all ] || export GRAFT_FIRST=1
+
+programs="gpu_look parity golden_test mixing_test"
+missing=0
+for program in $programs; do
+  [ -x "$build/tests/$program" ] || missing=1
+done
+if [ $missing -eq 1 ]; then
+  echo "building the programs in $build"
+  # shellcheck disable=SC2086
+  cmake --preset "$(basename "$build")" >/dev/null && cmake --build "$build" --target $programs >/dev/null
+fi
+
+mkdir -p "$(dirname "$out")"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+absent=0
+
+say() { printf '%s\n' "$*" | tee -a "$out"; }
+
+# A program that found no device says so and succeeds: what it must say on one is part of a pass.
+run() { # name, line of a device, command...
+  local name=$1 line=$2 started=$SECONDS rc=0
+  shift 2
+  "$@" >"$log" 2>&1 || rc=$?
+  if [ $rc -ne 0 ]; then
+    failed=1
+    say "$name: FAILED, status $rc, $((SECONDS - started)) s: $*"
+    tail -n 20 "$log" | sed 's/^/    /' | tee -a "$out"
+  elif ! grep -q "$line" "$log"; then
+    absent=1
+    say "$name: not available: the program met no device"
+  else
+    say "$name: passed, $((SECONDS - started)) s: $(grep -c "$line" "$log") lines of \"$line\""
+  fi
+}
+
+part_parity() { run parity '^cuda .*sm_' "$build/tests/parity" cuda; }
+part_golden() { run golden ' on cuda, ' "$build/tests/golden_test"; }
+part_mixing() { run mixing '^cuda: .* crowds' "$build/tests/mixing_test" 'cuda*'; }
+
+part_sanitizer() {
+  local tool
+  if ! command -v compute-sanitizer >/dev/null; then
+    absent=1
+    say "sanitizer: not available: no compute-sanitizer on the PATH"
+    return
+  fi
+  for tool in memcheck racecheck synccheck; do
+    GRAFT_FIRST=1 run "sanitizer $tool" '^cuda .*sm_' compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$build/tests/parity" cuda
+  done
+}
+
+: >"$out"
+say "graftd $(cat VERSION), $(date -u +%F), tests/gpu.sh --parts $parts --shapes $shapes"
+if device=$("$build/tests/gpu_look"); then
+  say "device: $device"
+  for part in ${parts//,/ }; do
+    "part_$part"
+  done
+else
+  absent=1
+  say "device: not available: $device"
+  for part in ${parts//,/ }; do
+    say "$part: not available"
+  done
+fi
+say "$([ $failed -eq 1 ] && echo FAILED || { [ $absent -eq 1 ] && echo "not everything was available"; } || echo "all passed")"
+[ $failed -eq 1 ] && exit 1
+[ $absent -eq 1 ] && exit 3
+exit 0

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Tests tests/gpu.sh with the programs of build folder $1: what it says of a device, of none, of a
+# program that fails, of a tool that is missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "gpu_sh: $1"; cat "$work/out" 2>/dev/null || true; exit 1; }
+expect() { # status, text, gpu.sh's arguments...
+  local want=$1 text=$2 rc=0
+  shift 2
+  tests/gpu.sh --out "$work/out" --shapes few "$@" >"$work/shown" 2>&1 || rc=$?
+  [ $rc -eq "$want" ] || fail "status $rc, not $want: $*"
+  [ -z "$text" ] || grep -q "$text" "$work/out" || fail "does not say \"$text\": $*"
+}
+
+expect 2 '' --parts everything
+
+if "$build/tests/gpu_look" >/dev/null; then
+  expect 0 '^parity: passed' --build "$build" --parts parity
+  expect 0 '^golden: passed' --build "$build" --parts golden
+  command -v compute-sanitizer >/dev/null ||
+    expect 3 '^sanitizer: not available' --build "$build" --parts sanitizer
+else
+  expect 3 '^device: not available' --build "$build"
+  grep -q passed "$work/out" && fail "passes without a device"
+fi
+
+# A device that is there, and programs that fail, and that pass without having met it.
+mkdir -p "$work/build/tests"
+printf '#!/bin/sh\necho a device\n' >"$work/build/tests/gpu_look"
+printf '#!/bin/sh\necho broken; exit 1\n' >"$work/build/tests/parity"
+printf '#!/bin/sh\necho "nothing on a device"\n' >"$work/build/tests/mixing_test"
+cp "$work/build/tests/mixing_test" "$work/build/tests/golden_test"
+chmod +x "$work"/build/tests/*
+expect 1 '^parity: FAILED, status 1' --build "$work/build" --parts parity,mixing
+grep -q '^mixing: not available' "$work/out" || fail "takes silence for a pass"
+expect 3 '^golden: not available' --build "$work/build" --parts golden
