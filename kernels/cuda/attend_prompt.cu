@@ -52,7 +52,7 @@ struct prompt_item {
     uint32_t slot;
     uint32_t last; /* position of the tile's last row */
     uint32_t pos[2];
-    uint32_t at[2]; /* element of q and out where the pair's begin; PROMPT_NONE: no pair */
+    uint32_t at[2]; /* where the pair's elements of q and out begin; PROMPT_NONE: no pair */
 };
 
 static DEV prompt_item prompt_item_of(const prompt_job &job, uint32_t tile)
