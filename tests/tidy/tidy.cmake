@@ -5,6 +5,10 @@ if(Python3_FOUND AND NOT SANITIZE)
     --headers ${CMAKE_C_COMPILER} ${CMAKE_SOURCE_DIR})
   add_test(NAME tidy_finds_planted_faults COMMAND ${Python3_EXECUTABLE}
     ${CMAKE_CURRENT_LIST_DIR}/tidy_selftest.py)
+  add_test(NAME counted COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/counted.py
+    ${CMAKE_SOURCE_DIR})
+  add_test(NAME counted_finds_planted_faults COMMAND ${Python3_EXECUTABLE}
+    ${CMAKE_CURRENT_LIST_DIR}/counted_selftest.py)
   find_program(CLANG_FORMAT NAMES clang-format clang-format-14)
   if(CLANG_FORMAT)
     add_test(NAME format COMMAND sh -c
