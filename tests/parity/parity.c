@@ -1,8 +1,8 @@
 /* The parity table's driver: implementations under test, and the checks each case passes. An
  * implementation that does not open here is named as not available; it has passed nothing.
  * Usage: parity [implementation [test]]: only implementations whose name contains the first word
- * (ref always runs), only tests that match the second (test_heads, test_h*). With GRAFT_FIRST in the
- * environment only the first case of each test. */
+ * (ref always runs), only tests that match the second (test_heads, test_h*). With GRAFT_FIRST set
+ * only the first case of each test. */
 #include "tests/test.h"
 
 #include <math.h>
