@@ -11,7 +11,7 @@
 
 #define LINEAR_SITE     2 /* effect table index of the first site; those before it are decoys */
 #define LINEAR_VERSIONS 33
-#define LINEAR_RANK_TOP 100 /* the largest of linear_ranks */
+#define LINEAR_RANK_TOP 256 /* the largest rank of any case */
 
 enum linear_mix {
     MIX_NONE,
@@ -325,16 +325,18 @@ void parity_linear(void)
             linear_check(&args, linear_rows[at[2]], turn % 2 ? DTYPE_F32 : DTYPE_BF16, 1000 + i);
         }
     }
-    /* the widest input of the shapes we aim at, a few times only */
-    for (uint32_t i = 0; i < 4; i++) {
-        struct linear_args args = {.k = 4864,
-                                   .n = i < 2 ? 64 : 65,
-                                   .rank = 16,
+    /* the wide inputs of the shapes we aim at, and a large rank, a few times only */
+    static const uint32_t wide_ks[] = {4864, 2560, 14336};
+    for (uint32_t i = 0; i < 4 * ARRAY_N(wide_ks); i++) {
+        bool is_first = i % 4 < 2;
+        struct linear_args args = {.k = wide_ks[i / 4],
+                                   .n = is_first ? 64 : 65,
+                                   .rank = i / 4 == 1 ? LINEAR_RANK_TOP : 16,
                                    .mix = i % 2 ? MIX_OPPOSITE : MIX_ONE,
                                    .post = i % 2 ? KERN_POST_PART : KERN_POST_STORE,
                                    .part_n = i % 2};
-        linear_check(&args, i < 2 ? 9 : 33, i % 2 ? DTYPE_BF16 : DTYPE_F32, 1900 + i);
-        linear_check(&args, i < 2 ? 9 : 33, i % 2 ? DTYPE_F32 : DTYPE_BF16, 1900 + i);
+        linear_check(&args, is_first ? 9 : 33, i % 2 ? DTYPE_BF16 : DTYPE_F32, 1900 + i);
+        linear_check(&args, is_first ? 9 : 33, i % 2 ? DTYPE_F32 : DTYPE_BF16, 1900 + i);
     }
 }
 
