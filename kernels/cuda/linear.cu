@@ -167,17 +167,18 @@ template <class T, int NT> struct narrow {
     static DEV void product(const linear_job &job, const linear_rows &rows, const T *xs,
                             uint32_t pitch, uint32_t slice, float *red)
     {
-        float acc[2][NT][4] = {};
+        float acc[LINEAR_UNIT / 16][NT][4] = {};
         uint32_t warp = threadIdx.x / 32;
         uint32_t len = linear_slice_len(job, slice);
         uint32_t begin = warp * job.part_k;
         uint32_t end = begin + job.part_k < len ? begin + job.part_k : len;
-        linear_part<T, NT>(acc, rows, job.stride - slice * job.slice_k, xs, pitch, 0, begin, end);
+        linear_part<T, NT, LINEAR_UNIT / 16>(acc, rows, job.stride - slice * job.slice_k, xs, pitch,
+                                             0, begin, end);
         float *mine = red + warp * LINEAR_UNIT * tokens;
         uint32_t g = threadIdx.x % 32 / 4;
         uint32_t t = threadIdx.x % 4;
         UNROLL
-        for (int m = 0; m < 2; m++) {
+        for (uint32_t m = 0; m < LINEAR_UNIT / 16; m++) {
             UNROLL
             for (int n = 0; n < NT; n++) {
                 UNROLL
@@ -298,8 +299,8 @@ template <class T> struct wide {
                     stage(job, xs, s * job.slice_k + k, n, token_first, token_n);
                     cp_async_wait<0>();
                     __syncthreads();
-                    linear_part<T, 4>(acc, rows, left, xs + half * LINEAR_WIDE_PITCH,
-                                      LINEAR_WIDE_PITCH, k, k, k + n);
+                    linear_part<T, 4, 2>(acc, rows, left, xs + half * LINEAR_WIDE_PITCH,
+                                         LINEAR_WIDE_PITCH, k, k, k + n);
                     __syncthreads();
                 }
                 add(sum, acc, p == 0);

@@ -7,7 +7,7 @@
  * segment order, adds the bias and applies the post. Only that block ever waits, and only for units
  * with lower tickets than its own.
  *
- * Forms. Up to 32 rows: a unit is 32 weight rows, the block's tokens are one tile of 8, 16 or 32
+ * Forms. Up to 32 rows: a unit is 16 weight rows, the block's tokens are one tile of 8, 16 or 32
  * whose slice of x stays in shared memory, four warps take the four parts of the slice. More rows:
  * a unit is 64 weight rows by 64 tokens, four warps take a quarter of that square each and go
  * through the parts one after the other. The chains are the same, so the bits are. */

@@ -13,7 +13,7 @@
 
 #define LINEAR_WARPS      4
 #define LINEAR_GROUP      64 /* rows of a group that is no head */
-#define LINEAR_UNIT       32 /* rows of a unit of the narrow form */
+#define LINEAR_UNIT       16 /* rows of a unit of the narrow form */
 #define LINEAR_WIDE       64 /* rows of a unit, and tokens of a tile, of the wide form */
 #define LINEAR_WIDE_PITCH 96 /* elements; 64 bytes modulo 128, so that no two rows share banks */
 #define LINEAR_BLOCKS     2  /* of a multiprocessor */

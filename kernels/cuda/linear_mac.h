@@ -24,11 +24,11 @@ static DEV uint4 linear_load(const linear_rows &rows, int i, uint32_t k, uint32_
 }
 
 /* acc += rows * x for one step of 32 elements; x: the lane's 16 bytes of each column tile. */
-template <class T, int NT>
-static DEV void linear_step(float (&acc)[2][NT][4], const uint4 (&w)[4], const uint4 (&x)[NT])
+template <class T, int NT, int M>
+static DEV void linear_step(float (&acc)[M][NT][4], const uint4 (&w)[2 * M], const uint4 (&x)[NT])
 {
     UNROLL
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < M; m++) {
         uint4 a = w[2 * m];
         uint4 b = w[2 * m + 1];
         uint32_t low[4] = {a.x, b.x, a.y, b.y};
@@ -44,25 +44,38 @@ static DEV void linear_step(float (&acc)[2][NT][4], const uint4 (&w)[4], const u
 }
 
 /* Elements [begin, end) of a slice; x in shared memory from element `at` on, `pitch` elements a
- * token. */
-template <class T, int NT>
-static DEV void linear_part(float (&acc)[2][NT][4], const linear_rows &rows, uint32_t left,
+ * token. M: 16-row tiles of the lane's rows; with one of them two steps are loaded at once, so that
+ * as many bytes are under way. */
+template <class T, int NT, int M>
+static DEV void linear_part(float (&acc)[M][NT][4], const linear_rows &rows, uint32_t left,
                             const T *xs, uint32_t pitch, uint32_t at, uint32_t begin, uint32_t end)
 {
+    const uint32_t steps = 2 / M;
     uint32_t g = threadIdx.x % 32 / 4;
     uint32_t t = threadIdx.x % 4;
-    for (uint32_t k = begin; k < end; k += LINEAR_STEP) {
-        uint4 w[4];
-        uint4 x[NT];
+    for (uint32_t first = begin; first < end; first += steps * LINEAR_STEP) {
+        uint4 w[steps][2 * M];
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            w[i] = linear_load<T>(rows, i, k + 8 * t, left);
+        for (uint32_t s = 0; s < steps; s++) {
+            uint32_t k = first + s * LINEAR_STEP;
+            UNROLL
+            for (int i = 0; i < 2 * M; i++) {
+                w[s][i] = linear_load<T>(rows, i, k + 8 * t, k < end ? left : 0);
+            }
         }
         UNROLL
-        for (int n = 0; n < NT; n++) {
-            x[n] = *reinterpret_cast<const uint4 *>(xs + (n * 8 + g) * pitch + k - at + 8 * t);
+        for (uint32_t s = 0; s < steps; s++) {
+            uint32_t k = first + s * LINEAR_STEP;
+            uint4 x[NT];
+            if (k >= end) {
+                break;
+            }
+            UNROLL
+            for (int n = 0; n < NT; n++) {
+                x[n] = *reinterpret_cast<const uint4 *>(xs + (n * 8 + g) * pitch + k - at + 8 * t);
+            }
+            linear_step<T, NT, M>(acc, w[s], x);
         }
-        linear_step<T, NT>(acc, w, x);
     }
 }
 
