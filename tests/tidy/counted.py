@@ -28,7 +28,7 @@ SOURCES = {
     "rows of weights": re.compile(r"\brows(?:\.|->)row\[[^\]]*\]"),
 }
 CARRIERS = {"attend_widen": "p", "finish_b": "b"}  # function: the parameter that brings one
-RETURNS = {"attend_key"}
+RETURNS = {"attend_at"}
 CAST = re.compile(r"\b(?:static|reinterpret|const)_cast<[^<>()]*>\s*$")
 CALLEE = re.compile(r"(\w+)(?:<[\w\s,*:]*>)?\s*$")
 GROUPING = {"if", "while", "for", "return", "switch", "sizeof", ""}

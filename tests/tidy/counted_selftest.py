@@ -26,7 +26,10 @@ FAULTS = [
     ("join.cu", RAW, RAW + " op.rest = w;", "is kept in op.rest"),
     ("join.cu", RAW, RAW + " i += slot_token[w[0]];", "w (w) is read"),
     ("attend.cu", KEY, KEY + " k[0] = to_f32(key[d]);", "key (key) is read"),
-    ("attend.cu", KEY, "k[0] = to_f32(attend_key<T>(job, item, 0, at)[d]);", "attend_key) is read"),
+    ("attend.cu", KEY, "k[0] = to_f32(attend_at<T>(job.kv, job.op, ATTEND_K, 0, 0, at)[d]);",
+     "attend_at) is read"),
+    ("attend_prompt.cu", "cp_async16(to + i * rows * pitch, from + i * rows * dim, bytes);",
+     "memcpy(to + i * rows * pitch, from + i * rows * dim, bytes);", "is passed to memcpy"),
     ("attend.cu", "uint4 raw = ld16(LD_KV, p);", "uint4 raw = *static_cast<const uint4 *>(p);",
      "p (p) is read"),
     ("linear_mac.h", "ld16(rows.cls, row + k)", "*reinterpret_cast<const uint4 *>(row + k)",
@@ -41,7 +44,7 @@ FAULTS = [
      "shrink.a (an adapter's A) is read"),
     ("linear_finish.h", "to[i] = finish_held<T>(job, y[i * out.pitch]);",
      "to[i] = finish_held<T>(job, to_f32(to[i]));", "to (to) is read"),
-    ("attend.cu", "kv.data", "kv.memory", "no KV under"),
+    ("attend.h", "kv.data", "kv.memory", "no KV under"),
     ("attend.cu", "attend_widen", "attend_wider", "no function attend_widen"),
 ]
 
