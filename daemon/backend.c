@@ -8,13 +8,14 @@
 #ifdef KERN_HAS_CUDA
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/host.h"
+#include "kernels/cuda/host_text.h"
 #endif
 
 #define BACKEND_CUDA_WIDTH    8  /* elements that its kernels read at once */
 #define BACKEND_CUDA_HEAD_MIN 16 /* narrower heads are no shape of its attention */
 #define BACKEND_CUDA_MAJOR    8  /* the oldest compute capability that it is compiled for */
 
-/* Kept out of --gpu-memory: graphs are captured while it serves. */
+/* Kept out of --gpu-memory: graphs are captured after the reservation was made. */
 #define BACKEND_GRAPH_BYTES ((uint64_t)64 << 20)
 
 #ifdef KERN_HAS_CUDA
@@ -146,13 +147,9 @@ int backend_memory(const struct backend *backend, const struct options *options,
 
 static void backend_print(const struct dev_info *info, uint32_t index, FILE *out)
 {
-    fprintf(out,
-            "gpu.%u          %s, compute capability %u.%u, %u SMs at %.2f GHz, %.1f GB at %.2f GHz "
-            "(%.1f GB free), driver for CUDA %u.%u\n",
-            index, info->name, info->major, info->minor, info->sm_n, info->clock_khz * 1e-6,
-            (double)info->memory_bytes * 1e-9, info->memory_clock_khz * 1e-6,
-            (double)info->free_bytes * 1e-9, info->driver_version / 1000,
-            info->driver_version % 1000 / 10);
+    char text[DEV_TEXT_BYTES];
+    dev_info_text(info, text);
+    fprintf(out, "gpu.%u          %s\n", index, text);
 }
 
 void backend_check(FILE *out)

@@ -20,7 +20,6 @@
 struct world {
     struct backend backend;
     struct backend_memory memory;
-    const struct options *options; /* set once it is open */
     struct model model; /* desc, dev and kern are set step by step; what is NULL was not opened */
     struct tokenizer *tokenizer;
     struct store *store;
@@ -155,12 +154,12 @@ static int world_plan_log(struct world *world, const struct options *options, st
     return rc;
 }
 
-/* What the device holds beside the plan, now that graphs may have been captured: against what it
- * was before the plan's memory was taken. */
+/* What the device holds beside the plan, now that graphs are captured: against what it was before
+ * the plan's memory was taken. */
 static void world_log_driver(const struct world *world, const struct options *options)
 {
     struct backend_memory now;
-    if (!world->memory.budget || ring_flag_is_raised(&world->is_lost) ||
+    if (!world->memory.budget ||
         backend_memory(&world->backend, options, &now, NULL) == ERR_NO_DEVICE) {
         return;
     }
@@ -293,8 +292,8 @@ int world_open(const struct options *options, struct ports *ports, struct world 
         world_close(world);
         return rc;
     }
+    world_log_driver(world, options);
     world_describe(world, options);
-    world->options = options;
     *out = world;
     return 0;
 }
@@ -303,9 +302,6 @@ void world_close(struct world *world)
 {
     if (world->is_running) {
         engine_stop(world->engine);
-    }
-    if (world->options) {
-        world_log_driver(world, world->options);
     }
     engine_free(world->engine);
     if (world->store) {

@@ -145,14 +145,14 @@ struct kern {
      * read_step takes the results of the oldest step that was not read: 0, or 1 when it has not
      * ended yet (is_waiting: it waits instead), or ERR_DEVICE_FAILURE, also when the device made no
      * progress for LIMIT_DEVICE_SILENCE_NS. At most step_ahead + 1 steps are begun and not read. */
-    /* Values beyond fp16 that were made its largest ones, in all steps that were read. */
-    uint64_t (*saturated_n)(const struct kern_dev *dev);
     uint32_t step_ahead;      /* 0 on ref and cpu, where ops run as they are called */
     uint32_t part_sample_max; /* samples of one part; 0 = as many as the step has */
     void (*begin_step)(struct kern_dev *dev, const struct kern_step *step);
     bool (*next_part)(struct kern_dev *dev, struct kern_part *out);
     void (*end_step)(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);
     int (*read_step)(struct kern_dev *dev, struct kern_token *out, bool is_waiting);
+    /* Values beyond fp16 that were made its largest ones, in all steps that were read. */
+    uint64_t (*saturated_n)(const struct kern_dev *dev);
 
     /* Compute. */
     void (*embed)(struct kern_dev *dev, const struct kern_embed *op);

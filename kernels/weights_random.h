@@ -2,10 +2,9 @@
  * that cannot be carried about.
  *
  * A value is a pure function of (seed, tensor name, index in the row-major tensor): an odd integer
- * of
- * [-255, 255] times a power of two that depends on the tensor's inputs. So it is exact in bf16, f16
- * and f32, equal on every backend, and any element can be made alone. Products with inputs near 1
- * stay near 1. The mixer is that of kernels/random.h; eight neighbours share a mixed word. */
+ * of [-255, 255] times a power of two that depends on the tensor's inputs. So it is exact in bf16,
+ * f16 and f32, equal on every backend, and any element can be made alone. Products with inputs near
+ * 1 stay near 1. The mixer is that of kernels/random.h; eight neighbours share a mixed word. */
 #ifndef KERNELS_WEIGHTS_RANDOM_H
 #define KERNELS_WEIGHTS_RANDOM_H
 

@@ -51,7 +51,8 @@ done
 if [ $missing -eq 1 ]; then
   echo "building the programs in $build"
   # shellcheck disable=SC2086
-  cmake --preset "$(basename "$build")" >/dev/null && cmake --build "$build" --target $programs >/dev/null
+  { cmake --preset "$(basename "$build")" && cmake --build "$build" --target $programs; } >/dev/null ||
+    { echo "could not build them" >&2; exit 1; }
 fi
 
 mkdir -p "$(dirname "$out")"

@@ -136,7 +136,6 @@ int core_new(const struct core_config *config, struct core **out, struct err *er
     struct core *core = mem_zalloc(sizeof *core);
     core->config = *config;
     core->deadline_ns = CLOCK_NEVER;
-    core->plan_max = core_plan_max(config->step_ahead);
     core_alloc(core);
     core->tokens_bytes = (size_t)config->sched.slot_n * config->context_max * sizeof *core->tokens;
     void *tokens = NULL;
@@ -309,12 +308,18 @@ static void core_take_step(struct core *core, struct core_step *step,
     }
 }
 
+/* The i-th of those under way, or the i - step_n-th of those to come. */
+static struct core_step *core_step_at(const struct core *core, uint32_t i)
+{
+    return &core->steps[(core->step_first + i) % (core->config.step_ahead + 1)];
+}
+
 static void core_receive(struct core *core)
 {
     const struct link *link = &core->config.link;
     struct rank_result result;
     while (core->step_n > 0 && link->receive(link->arg, &result)) {
-        core_take_step(core, &core->steps[core->step_first], &result);
+        core_take_step(core, core_step_at(core, 0), &result);
     }
 }
 
@@ -439,11 +444,6 @@ static void core_send_step(struct core *core, struct core_step *step)
               &(struct rank_cmd){.type = RANK_STEP, .batch = step->batch, .tokens = step->results});
 }
 
-static struct core_step *core_next_step(struct core *core)
-{
-    return &core->steps[(core->step_first + core->step_n) % (core->config.step_ahead + 1)];
-}
-
 /* Moves what is not one generated row of a sequence into a plan of its own, for the step after: the
  * tokens of the generated rows are there before the prompts have run. False when the plan has only
  * one sort of rows. */
@@ -468,8 +468,7 @@ static bool core_split_plan(struct sched_plan *plan, struct sched_plan *rest)
 
 static void core_send_plan(struct core *core, struct core_step *step)
 {
-    struct core_step *rest =
-        &core->steps[(size_t)(step - core->steps + 1) % (core->config.step_ahead + 1)];
+    struct core_step *rest = core_step_at(core, core->step_n + 1);
     bool is_split = core->config.step_ahead > 0 && core_split_plan(&step->plan, &rest->plan);
     step->is_plan_end = !is_split;
     core->plan_n++;
@@ -484,14 +483,14 @@ static void core_send_plan(struct core *core, struct core_step *step)
 static bool core_try_plan(struct core *core)
 {
     bool has_work = core->sched.running.n + core->sched.waiting.n > 0;
-    if (core->plan_n == core->plan_max || core->is_lost || !has_work) {
+    if (core->plan_n == core_plan_max(core->config.step_ahead) || core->is_lost || !has_work) {
         return false;
     }
     if (core->is_end_blocked || life_room(core) < core_plan_events(&core->config.sched)) {
         core->is_blocked = true; /* what is marked to end waits for room, too */
         return false;
     }
-    struct core_step *step = core_next_step(core);
+    struct core_step *step = core_step_at(core, core->step_n);
     sched_step(&core->sched, &step->plan);
     for (uint32_t i = 0; i < step->plan.preempted_n; i++) {
         struct seq *seq = &core->seqs[step->plan.preempted[i]];

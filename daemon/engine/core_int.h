@@ -50,8 +50,7 @@ struct core {
     struct core_step *steps; /* ring [step_ahead + 1]: the unread ones, oldest first */
     uint32_t step_first;
     uint32_t step_n;
-    uint32_t plan_n; /* plans that these steps are of */
-    uint32_t plan_max;
+    uint32_t plan_n;     /* plans that these steps are of */
     uint64_t *sort_keys; /* [slot_n] */
     struct seq *seqs;    /* [seq_max] */
     uint32_t seq_max;

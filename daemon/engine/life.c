@@ -325,7 +325,7 @@ bool life_end_marked(struct core *core)
         bool has_room = life_room(core) > 0;
         bool is_told = seq->request == NULL;
         core->is_end_blocked = core->is_end_blocked || (!is_told && !has_room);
-        if (!is_told && has_room && unread_n < core->plan_max) {
+        if (!is_told && has_room && unread_n < core_plan_max(core->config.step_ahead)) {
             life_tell_end(core, id);
             is_told = true;
         }

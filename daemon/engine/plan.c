@@ -24,6 +24,11 @@
 #define PLAN_DEVICE_KV_PERCENT      80
 #define PLAN_DEVICE_ADAPTER_PERCENT 20
 
+static uint64_t plan_left(uint64_t all, uint64_t taken)
+{
+    return all > taken ? all - taken : 0;
+}
+
 static uint64_t page_bytes(const struct plan_want *want, const struct kern_kv *kv)
 {
     struct kern_kv one = *kv;
@@ -119,11 +124,6 @@ static int plan_kv(const struct plan_want *want, uint64_t bytes, struct engine_p
     return rc;
 }
 
-static uint64_t plan_left(uint64_t rest, uint64_t wish)
-{
-    return rest > wish ? rest - wish : 0;
-}
-
 /* KV pages and adapters out of what the weights leave. The workspace grows with the pages: on a
  * device it is first taken for more pages than there will be. */
 static int plan_share(const struct plan_want *want, uint64_t rest, struct engine_plan *plan,
@@ -137,8 +137,7 @@ static int plan_share(const struct plan_want *want, uint64_t rest, struct engine
             return rc;
         }
         struct plan_workspace need = plan_workspace(want, plan);
-        uint64_t most = need.bytes + need.logits;
-        rest = rest > most ? rest - most : 0;
+        rest = plan_left(rest, need.bytes + need.logits);
         /* a wish for one leaves the other what it leaves */
         kv = MIN(rest / 100 * PLAN_DEVICE_KV_PERCENT, plan_left(rest, want->adapter_bytes));
         pool = MIN(rest / 100 * PLAN_DEVICE_ADAPTER_PERCENT, plan_left(rest, want->kv_bytes));
@@ -212,7 +211,7 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
                   .row_max = MIN(want->sequence_n + prompt_rows, LIMIT_STEP_ROWS)},
         .step_ahead = want->kern->step_ahead,
     };
-    uint64_t rest = out->available > weights ? out->available - weights : 0;
+    uint64_t rest = plan_left(out->available, weights);
     ASSERT(want->sequence_n >= 1 && want->sequence_n <= LIMIT_SEQUENCES);
     int rc = plan_share(want, rest, out, err);
     if (rc) {

@@ -24,12 +24,16 @@ struct dev_graph {
     uint32_t launch_n;
 };
 
-/* The first failure; the device's thread writes and reads it. */
+/* The first failure, of whichever thread: who claims it writes the text, then says that it is
+ * there.
+ */
 static struct {
-    cudaError_t code;
+    bool is_claimed;
+    bool has_failed;
     char text[ERR_TEXT_BYTES];
-    int major; /* compute capability */
 } dev;
+
+static _Thread_local uint32_t dev_used; /* index + 1 of the device the thread uses; 0 = none yet */
 
 #define KERNELS_MAX        64          /* kernels that are ever launched, all types of them */
 #define KERNEL_SHARED_FREE (48u << 10) /* bytes a launch may have unasked */
@@ -51,11 +55,17 @@ bool dev_prepare_launch(const void *kernel, const char *name, size_t smem);
 
 void dev_note(cudaError_t code, const char *what)
 {
-    if (code != cudaSuccess && dev.code == cudaSuccess) {
-        dev.code = code;
+    if (code != cudaSuccess && !__atomic_exchange_n(&dev.is_claimed, true, __ATOMIC_RELAXED)) {
         snprintf(dev.text, sizeof dev.text, "%s: %s (%s)", what, cudaGetErrorString(code),
                  cudaGetErrorName(code));
+        __atomic_store_n(&dev.has_failed, true, __ATOMIC_RELEASE);
     }
+}
+
+/* `rc` while nothing has failed. */
+static int dev_or_failure(int rc)
+{
+    return __atomic_load_n(&dev.has_failed, __ATOMIC_ACQUIRE) ? ERR_DEVICE_FAILURE : rc;
 }
 
 cudaStream_t dev_stream_raw(struct dev_stream *stream)
@@ -67,6 +77,8 @@ cudaStream_t dev_stream_raw(struct dev_stream *stream)
 static uint32_t kernel_find(const void *kernel, const char *name)
 {
     struct cudaFuncAttributes attributes = {0};
+    int device = 0;
+    int major = 0;
     uint32_t i = 0;
     while (i < kernels.n && kernels.of[i].kernel != kernel) {
         i++;
@@ -74,9 +86,11 @@ static uint32_t kernel_find(const void *kernel, const char *name)
     if (i == kernels.n) {
         ASSERT_CMP(i, <, KERNELS_MAX);
         dev_note(cudaFuncGetAttributes(&attributes, kernel), name);
+        dev_note(cudaGetDevice(&device), name);
+        dev_note(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), name);
         kernels.of[i].kernel = kernel;
         kernels.of[i].smem = KERNEL_SHARED_FREE;
-        kernels.of[i].may_overlap = launch_may_overlap(dev.major, attributes.ptxVersion);
+        kernels.of[i].may_overlap = launch_may_overlap(major, attributes.ptxVersion);
         kernels.n++;
     }
     return i;
@@ -96,7 +110,7 @@ bool dev_prepare_launch(const void *kernel, const char *name, size_t smem)
 
 const char *dev_failure(void)
 {
-    return dev.text;
+    return dev_or_failure(0) ? dev.text : "";
 }
 
 static int dev_failed(struct err *err, int code, cudaError_t rc, const char *what)
@@ -136,15 +150,14 @@ int dev_count(uint32_t *out_n, struct err *err)
 
 int dev_use(uint32_t index, struct err *err)
 {
-    int major = 0;
-    cudaError_t rc = cudaSetDevice((int)index);
-    if (rc == cudaSuccess) {
-        rc = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, (int)index);
+    if (dev_used == index + 1) {
+        return 0;
     }
+    cudaError_t rc = cudaSetDevice((int)index);
     if (rc != cudaSuccess) {
         return dev_failed(err, ERR_NO_DEVICE, rc, "could not open the NVIDIA device");
     }
-    dev.major = major;
+    dev_used = index + 1;
     return 0;
 }
 
@@ -238,16 +251,16 @@ int dev_stream_query(struct dev_stream *stream)
     cudaError_t rc = cudaStreamQuery(stream->raw);
     if (rc == cudaErrorNotReady) {
         cudaGetLastError();
-        return dev.code == cudaSuccess ? 1 : ERR_DEVICE_FAILURE;
+        return dev_or_failure(1);
     }
     dev_note(rc, "the device");
-    return dev.code == cudaSuccess ? 0 : ERR_DEVICE_FAILURE;
+    return dev_or_failure(0);
 }
 
 int dev_stream_sync(struct dev_stream *stream)
 {
     dev_note(cudaStreamSynchronize(stream->raw), "the device");
-    return dev.code == cudaSuccess ? 0 : ERR_DEVICE_FAILURE;
+    return dev_or_failure(0);
 }
 
 static void dev_copy_kind(struct dev_stream *stream, void *to, const void *from, size_t bytes,
@@ -310,10 +323,10 @@ int dev_event_query(struct dev_event *event)
     cudaError_t rc = cudaEventQuery(event->raw);
     if (rc == cudaErrorNotReady) {
         cudaGetLastError();
-        return dev.code == cudaSuccess ? 1 : ERR_DEVICE_FAILURE;
+        return dev_or_failure(1);
     }
     dev_note(rc, "the device");
-    return dev.code == cudaSuccess ? 0 : ERR_DEVICE_FAILURE;
+    return dev_or_failure(0);
 }
 
 void dev_graph_begin(struct dev_stream *stream)

@@ -359,9 +359,12 @@ static void path_is_invariant(const struct rig_path *path)
                   (unsigned long long)tally.wait_n,
                   (long long)((clock_now_ns() - start_ns) / CLOCK_NS_PER_MS));
     assert_true(path->kern->step_ahead == 0 || crowd_n < 20 || tally.ahead_n > crowd_n);
+    /* when a copy to a device arrives is not the rig's to say: other members meet, and wait, then
+     */
+    uint32_t preempt_every = path->kern->is_device ? 4 : 2;
     /* a handful of crowds need not have met everything */
     assert_true(crowd_n < 20 || (tally.mixed_n > 5 * crowd_n && tally.wait_n > crowd_n &&
-                                 tally.preempt_n > crowd_n / 4));
+                                 tally.preempt_n > crowd_n / preempt_every));
 }
 
 #define PATH_TEST(id, ...)                                                                         \

@@ -1,0 +1,148 @@
+/* Steps of the CUDA backend on the emulated device, by hand: what was captured is replayed, and
+ * what fp16 cannot hold is counted. */
+#include "tests/test.h"
+
+#include "base/base.h"
+#include "kernels/cuda/cuda.h"
+#include "tests/step.h"
+
+#define HIDDEN 16
+#define VOCAB  8
+#define ROWS   8
+
+static struct kern_dev *dev;
+
+static void *take(size_t bytes)
+{
+    void *out;
+    struct err err = {0};
+    assert_int_equal(kern_cuda.reserve(dev, bytes, &out, &err), 0);
+    return out;
+}
+
+static void *put(const void *data, size_t bytes)
+{
+    void *out = take(bytes);
+    kern_cuda.put(dev, out, data, bytes);
+    return out;
+}
+
+/* A held [n, k] matrix of one value a row: first, first + step, ... */
+static void *put_matrix(enum dtype held, uint32_t n, uint32_t k, float first, float step)
+{
+    float values[64 * HIDDEN];
+    assert_true(n * k <= ARRAY_N(values));
+    for (uint32_t i = 0; i < n * k; i++) {
+        values[i] = first + step * (float)(i / k);
+    }
+    struct kern_matrix matrix = {.data = values, .dtype = DTYPE_F32, .n = n, .k = k};
+    void *out = take(kern_cuda.weight_bytes(held, n, k));
+    kern_cuda.weight_load(dev, &matrix, out);
+    return out;
+}
+
+static void open_device(enum dtype held)
+{
+    struct err err = {0};
+    struct kern_open args = {.held = held,
+                             .row_max = ROWS,
+                             .slot_max = ROWS,
+                             .version_max = 1,
+                             .k_max = HIDDEN,
+                             .n_max = 128,
+                             .vocab_n = VOCAB,
+                             .rank_max = 1};
+    struct kern_kv kv = {1, 1, 1, 16, 1};
+    assert_int_equal(kern_cuda.open(&args, &dev, &err), 0);
+    assert_int_equal(kern_cuda.kv_open(dev, &kv, &err), 0);
+}
+
+/* Ops of a captured part are given out once, before the first step; then a generated part runs them
+ * without being given out, on its own records; a prompt part is given out. */
+static void replays_what_was_captured(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct kern_part part = {0};
+    float h[HIDDEN];
+    const float zero[ROWS * HIDDEN] = {0};
+    open_device(DTYPE_BF16);
+    struct kern_embed op = {.w = put_matrix(DTYPE_BF16, VOCAB, HIDDEN, 1, 1),
+                            .vocab_n = VOCAB,
+                            .hidden = HIDDEN,
+                            .multiplier = 2,
+                            .h = put(zero, sizeof zero)};
+    uint32_t capture_n = 0;
+    const struct kern_step model = {0};
+    assert_int_equal(kern_cuda.next_capture(dev, &model, &part, &err), 0);
+    for (; part.row_n > 0; capture_n++) {
+        kern_cuda.embed(dev, &op);
+        assert_int_equal(kern_cuda.next_capture(dev, &model, &part, &err), 0);
+    }
+    assert_int_equal(capture_n, 2); /* up to 8 rows, without and with low-rank effects */
+    kern_cuda.get(dev, h, op.h, sizeof h);
+    assert_true(h[0] == 0); /* nothing has run */
+
+    for (uint32_t token = 3; token < 6; token++) {
+        const uint32_t page = 0;
+        const struct kern_row row = {.token = token, .pos = token};
+        const struct kern_seq seq = {.row_n = 1, .page_n = 1};
+        const struct kern_sample_row sample = {.top_p = 1, .repetition_penalty = 1};
+        struct kern_step step = {.rows = &row,
+                                 .row_n = 1,
+                                 .seqs = &seq,
+                                 .seq_n = 1,
+                                 .pages = &page,
+                                 .samples = &sample,
+                                 .sample_n = 1};
+        kern_cuda.begin_step(dev, &step);
+        assert_false(kern_cuda.next_part(dev, &part));
+        kern_cuda.end_step(dev, NULL, 0);
+        assert_int_equal(kern_cuda.read_step(dev, NULL, true), 0);
+        kern_cuda.get(dev, h, op.h, sizeof h);
+        assert_true(h[0] == 2 * (float)(token + 1) && h[HIDDEN - 1] == h[0]);
+    }
+    const struct kern_row row = {.token = 7, .flags = KERN_ROW_PROMPT};
+    step_begin(&kern_cuda, dev, &(struct kern_step){.rows = &row, .row_n = 1});
+    assert_int_equal(step_end(&kern_cuda, dev), 0);
+    kern_cuda.close(dev);
+}
+
+/* silu(gate) * up = 800 * 800 in every second element; the others are small. */
+static void counts_what_saturates(void **state)
+{
+    (void)state;
+    uint16_t x[ROWS * HIDDEN];
+    uint16_t out[ROWS * 64];
+    open_device(DTYPE_F16);
+    for (uint32_t i = 0; i < ARRAY_N(x); i++) {
+        x[i] = f16_from_f32(i / HIDDEN % 2 ? 50 : 0.5f);
+    }
+    const void *w = put_matrix(DTYPE_F16, 64, HIDDEN, 1, 0);
+    struct kern_linear op = {.x = put(x, sizeof x),
+                             .k = HIDDEN,
+                             .site_n = 2,
+                             .sites = {{.n = 64, .w = w}, {.n = 64, .w = w}},
+                             .post = KERN_POST_ACT_MUL,
+                             .out = take(sizeof out)};
+    struct kern_row rows[ROWS] = {{0}};
+    assert_int_equal(kern_cuda.saturated_n(dev), 0);
+    for (uint32_t times = 1; times <= 2; times++) {
+        step_begin(&kern_cuda, dev, &(struct kern_step){.rows = rows, .row_n = ROWS});
+        kern_cuda.linear(dev, &op);
+        assert_int_equal(step_end(&kern_cuda, dev), 0);
+        assert_int_equal(kern_cuda.saturated_n(dev), times * ROWS / 2 * 64);
+    }
+    kern_cuda.get(dev, out, op.out, sizeof out);
+    assert_true(f16_to_f32(out[64]) == 65504.0f && f16_to_f32(out[0]) < 65.0f);
+    kern_cuda.close(dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(replays_what_was_captured),
+        cmocka_unit_test(counts_what_saturates),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
