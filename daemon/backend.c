@@ -37,6 +37,7 @@ static int backend_find_cuda(uint32_t device, const struct kern **out, struct er
                        "GPU %u (%.100s) has compute capability %u.%u, the kernels need %u.0",
                        device, info.name, info.major, info.minor, BACKEND_CUDA_MAJOR);
     }
+    cuda_preload(device);
     *out = &kern_cuda;
     return 0;
 }

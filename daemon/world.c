@@ -177,9 +177,14 @@ static int world_load(struct world *world, const struct options *options, struct
     if (rc) {
         return rc;
     }
-    return options_random_seed(options->weights, &seed)
-               ? model_load_random(&world->model, options->model, seed, err)
-               : model_load(&world->model, options->model, err);
+    rc = options_random_seed(options->weights, &seed)
+             ? model_load_random(&world->model, options->model, seed, err)
+             : model_load(&world->model, options->model, err);
+    if (rc == 0 && world->model.kern->is_device) {
+        log_msg(LOG_INFO, "prompts are multiplied by %s",
+                world->model.kern->prompt_form(world->model.dev));
+    }
+    return rc;
 }
 
 /* Engine thread. The signal makes the loop thread drain, as if an operator had asked for it. */

@@ -125,6 +125,8 @@ struct kern {
     void (*weight_load)(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev);
     /* The same of generated values (kernels/weights_random.h). */
     void (*weight_random)(struct kern_dev *dev, const struct weights_random *src, void *to_dev);
+    /* What multiplies the rows of prompts, in words, chosen by the weights that were loaded. */
+    const char *(*prompt_form)(const struct kern_dev *dev);
     size_t (*part_bytes)(uint32_t row_n, uint32_t n);
 
     /* Version slot -> its effect_block in device memory (NULL forgets it). Between steps only. */

@@ -322,6 +322,7 @@ const struct kern kern_cpu = {
     .weight_pack = cpu_weight_pack,
     .weight_load = cpu_weight_load,
     .weight_random = cpu_weight_random,
+    .prompt_form = cpu_isa_name,
     .part_bytes = cpu_part_bytes,
     .set_version = cpu_set_version,
     .next_capture = kern_no_capture,

@@ -7,7 +7,9 @@
 #include "base/mem.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/gemm.h"
 #include "kernels/effect.h"
+#include "kernels/weights_random.h"
 
 struct cuda_memory {
     struct cuda_memory *next;
@@ -73,6 +75,7 @@ static void cuda_close(struct kern_dev *dev)
     dev_free_pinned(dev->results);
     dev_free_pinned(dev->numbers);
     cuda_copies_close(dev);
+    gemm_close(dev->ctx.gemm);
     dev_stream_free(dev->ctx.stream);
     cuda_plan_close(dev);
     mem_free(dev->pages);
@@ -126,7 +129,7 @@ static void cuda_set_limits(struct kern_dev *dev)
     };
 }
 
-#define CUDA_PIECES 8
+#define CUDA_PIECES 9
 
 /* What does not depend on the KV pool. */
 static void cuda_open_pieces(struct kern_dev *dev, struct cuda_piece out[CUDA_PIECES])
@@ -142,6 +145,7 @@ static void cuda_open_pieces(struct kern_dev *dev, struct cuda_piece out[CUDA_PI
         {&ctx->linear, cuda_linear_bytes(limits, ctx->sm_n)},
         {&ctx->sampling, cuda_sample_bytes(limits)},
         {&ctx->step, dev->part_bytes},
+        {&dev->gemm_staging, gemm_staging_bytes(limits->k_max)},
         {NULL, 0},
     };
     static_assert(ARRAY_N(pieces) == CUDA_PIECES, "all and the end");
@@ -245,6 +249,7 @@ static int cuda_open_memory(struct kern_dev *dev, struct err *err)
     }
     cuda_open_pieces(dev, pieces);
     rc = rc ? rc : cuda_workspaces(dev, pieces, err);
+    gemm_stage_in(dev->ctx.gemm, dev->gemm_staging);
     rc = rc ? rc : cuda_open_results(dev, err);
     return rc ? rc : cuda_open_pinned(dev, err);
 }
@@ -266,6 +271,7 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     rc = dev_describe(args->device, &dev->info, err);
     dev->ctx.stream = dev_stream_new();
     dev->ctx.held = args->held;
+    dev->ctx.gemm = gemm_open(args->held, dev->ctx.stream);
     dev->ctx.sm_n = dev->info.sm_n;
     dev->ctx.shared_per_block = dev->info.shared_per_block;
     dev->versions = mem_zalloc_n(args->version_max, sizeof *dev->versions);
@@ -371,6 +377,15 @@ static void cuda_weight_pack(enum dtype held, const struct kern_matrix *src, voi
     }
 }
 
+/* The first weights of a shape choose what multiplies it in prompts. */
+static void cuda_learn(struct kern_dev *dev, uint32_t n, uint32_t k, const void *w_dev)
+{
+    const struct cuda_limits *limits = &dev->ctx.limits;
+    if (n <= limits->n_max && k <= limits->k_max) {
+        gemm_learn(dev->ctx.gemm, n, k, w_dev, cuda_linear_work(&dev->ctx));
+    }
+}
+
 static void cuda_weight_load(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev)
 {
     size_t bytes = cuda_weight_bytes(dev->args.held, src->n, src->k);
@@ -378,6 +393,7 @@ static void cuda_weight_load(struct kern_dev *dev, const struct kern_matrix *src
     cuda_weight_pack(dev->args.held, src, packed);
     cuda_put(dev, to_dev, packed, bytes);
     mem_free(packed);
+    cuda_learn(dev, src->n, src->k, to_dev);
 }
 
 static void cuda_weight_random(struct kern_dev *dev, const struct weights_random *src, void *to_dev)
@@ -385,6 +401,12 @@ static void cuda_weight_random(struct kern_dev *dev, const struct weights_random
     dev_use(dev->args.device, NULL);
     cuda_random(dev->ctx.stream, dev->args.held, dev->ctx.sm_n, src, to_dev);
     dev_stream_sync(dev->ctx.stream);
+    cuda_learn(dev, src->n, src->k, to_dev);
+}
+
+static const char *cuda_prompt_form(const struct kern_dev *dev)
+{
+    return gemm_text(dev->ctx.gemm);
 }
 
 static size_t cuda_part_bytes(uint32_t row_n, uint32_t n)
@@ -430,6 +452,13 @@ int cuda_available(struct err *err)
     return dev_count(&n, err);
 }
 
+void cuda_preload(uint32_t device)
+{
+    if (dev_use(device, NULL) == 0) {
+        gemm_close(gemm_open(DTYPE_BF16, NULL));
+    }
+}
+
 const struct kern kern_cuda = {
     .name = "cuda",
     .is_device = true,
@@ -449,6 +478,7 @@ const struct kern kern_cuda = {
     .weight_pack = cuda_weight_pack,
     .weight_load = cuda_weight_load,
     .weight_random = cuda_weight_random,
+    .prompt_form = cuda_prompt_form,
     .part_bytes = cuda_part_bytes,
     .set_version = cuda_set_version,
     .next_capture = cuda_next_capture,

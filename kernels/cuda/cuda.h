@@ -12,4 +12,8 @@ extern const struct kern kern_cuda;
 /* 0 when a device can be opened; NO_DEVICE with the reason otherwise. Any thread. */
 int cuda_available(struct err *err);
 
+/* Loads what stays on a device beside what open reserves, so that dev_describe tells what is left.
+ * Before the first open, same thread. */
+void cuda_preload(uint32_t device);
+
 #endif

@@ -79,6 +79,7 @@ struct kern_dev {
     struct cuda_memory *memories; /* newest first */
     char *arena;                  /* of args.reserve_bytes; NULL = piece by piece */
     size_t arena_used;
+    void *gemm_staging;                 /* dev, of gemm_staging_bytes */
     const void **versions;              /* [version_max]: effect blocks in device memory */
     float inv_freq[LIMIT_HEAD_DIM / 2]; /* what ctx.inv_freq holds */
 

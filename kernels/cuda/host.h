@@ -86,6 +86,14 @@ void dev_graph_free(struct dev_graph *graph);
 
 /* Why the device failed, "" while it has not. */
 const char *dev_failure(void);
+/* Fails the device: a library that queued work for it says that it could not. */
+void dev_fail(const char *why);
+
+/* A function of cuBLASLt, which is opened at the first call. NO_DEVICE: the library, or the
+ * function, is not there. */
+int dev_cublaslt(const char *symbol, void **out, struct err *err);
+/* What a library's calls take for the stream. */
+void *dev_stream_native(struct dev_stream *stream);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,7 @@
 #include "kernels/cuda/host.h"
 
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,6 +118,33 @@ static int dev_failed(struct err *err, int code, cudaError_t rc, const char *wha
 {
     cudaGetLastError(); /* not sticky unless the device is lost, which every later call says */
     return err_set(err, code, "%s: %s (%s)", what, cudaGetErrorString(rc), cudaGetErrorName(rc));
+}
+
+void dev_fail(const char *why)
+{
+    if (!__atomic_exchange_n(&dev.is_claimed, true, __ATOMIC_RELAXED)) {
+        snprintf(dev.text, sizeof dev.text, "%s", why);
+        __atomic_store_n(&dev.has_failed, true, __ATOMIC_RELEASE);
+    }
+}
+
+int dev_cublaslt(const char *symbol, void **out, struct err *err)
+{
+    static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
+    static void *library; /* stays open as long as the process */
+    for (size_t i = 0; i < ARRAY_N(names) && !library; i++) {
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    }
+    if (!library) {
+        return err_set(err, ERR_NO_DEVICE, "%s is not found", names[0]);
+    }
+    *out = dlsym(library, symbol);
+    return *out ? 0 : err_set(err, ERR_NO_DEVICE, "%s has no %s", names[0], symbol);
+}
+
+void *dev_stream_native(struct dev_stream *stream)
+{
+    return stream->raw;
 }
 
 int dev_count(uint32_t *out_n, struct err *err)

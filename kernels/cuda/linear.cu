@@ -434,9 +434,13 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_wide(linear_j
             continue;
         }
         uint32_t r = (unit - tiles.unit_n) % job.unit_n * LINEAR_WIDE;
-        wide_base<T>(job, group, r, xs, out, partial);
+        if (!job.product) {
+            wide_base<T>(job, group, r, xs, out, partial);
+        }
         if (linear_arrive(job, counts, group, job.unit_n, tiles.unit_n)) {
-            if (job.unit_n > 1) {
+            if (job.product) {
+                finish_product(job, out);
+            } else if (job.unit_n > 1) {
                 finish_sum(job, out, 1);
             }
             finish_group<T>(job, out, tiles);
@@ -470,7 +474,9 @@ static struct linear_memory linear_layout(const struct cuda_limits *limits)
     /* narrow: 32 tokens of every output, once per slice; wide: heads of all rows */
     size_t narrow_n = (size_t)(limits->nk_max / LINEAR_SLICE) + n_most + slices * pad;
     size_t wide_n = tiles * LINEAR_WIDE * ((size_t)limits->n_max + pad);
+    size_t product_n = gemm_product_n(limits->row_max, limits->n_max);
     m.partial = narrow_n * 32 > wide_n ? narrow_n * 32 : wide_n;
+    m.partial = m.partial > product_n ? m.partial : product_n;
     /* ranks are padded to 16 for each of a row's adapters at each site */
     m.u_stride = (size_t)limits->rank_max + LIMIT_REQUEST_ADAPTERS * LINEAR_SITES * 15;
     size_t narrow_u = slices * 32 * m.u_stride;
@@ -486,6 +492,12 @@ size_t cuda_linear_bytes(const struct cuda_limits *limits, uint32_t sm_n)
     return m.counters * sizeof(unsigned) + (m.partial + m.u) * sizeof(float);
 }
 
+float *cuda_linear_work(const struct cuda_ctx *ctx)
+{
+    struct linear_memory m = linear_layout(&ctx->limits);
+    return reinterpret_cast<float *>(static_cast<unsigned *>(ctx->linear) + m.counters);
+}
+
 static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct kern_linear *op)
 {
     struct linear_memory m = linear_layout(&ctx->limits);
@@ -499,7 +511,7 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
     job.has_lowrank = ctx->has_lowrank;
     job.counters = static_cast<unsigned *>(ctx->linear);
     job.counter_stride = m.counter_stride;
-    job.partial = reinterpret_cast<float *>(job.counters + m.counters);
+    job.partial = cuda_linear_work(ctx);
     job.u = job.partial + m.partial;
     job.kv = ctx->kv;
     job.rope = ctx->rope;
@@ -512,12 +524,14 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
 template <class T>
 static void linear_launch(const struct cuda_ctx *ctx, struct linear_job *job, uint32_t token_n)
 {
-    struct linear_cut cut = linear_cut_of(&job->op, token_n, ctx->sm_n);
+    /* base sums that are there need the wide form's finish only */
+    uint32_t cut_n = job->product && token_n <= 32 ? 33 : token_n;
+    struct linear_cut cut = linear_cut_of(&job->op, cut_n, ctx->sm_n);
     launch_cfg cfg = {dim3(cut.block_n, cut.tile_n), dim3(LINEAR_THREADS), cut.smem, true,
                       ctx->stream};
     job->group_rows = cut.group_rows;
     job->group_n = cut.group_n;
-    job->unit_n = cut.unit_n;
+    job->unit_n = job->product ? 1 : cut.unit_n;
     job->u_stride *= cut.tile_tokens;
     if (cut.is_wide) {
         launch(cfg, linear_wide<T>, *job);
@@ -542,6 +556,9 @@ static void linear_run(const struct cuda_ctx *ctx, struct linear_job *job, uint3
 void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op)
 {
     struct linear_job job = linear_prepare(ctx, op);
+    if (ctx->is_prompt && gemm_linear(ctx->gemm, op, ctx->row_cap, job.partial)) {
+        job.product = job.partial;
+    }
     linear_run(ctx, &job, ctx->row_cap);
 }
 

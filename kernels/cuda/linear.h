@@ -42,6 +42,8 @@ struct linear_job {
     bool is_gathered;
     cuda_gather_from from;
     uint32_t first, cap;
+    /* Base sums that are there already (gemm.h); NULL: the launch makes them. */
+    const float *product;
     /* Memory, by tile of tokens. */
     unsigned *counters; /* [token tiles][counter_stride] */
     uint32_t counter_stride;

@@ -3,6 +3,7 @@
 #ifndef KERNELS_CUDA_LINEAR_FINISH_H
 #define KERNELS_CUDA_LINEAR_FINISH_H
 
+#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/linear_expand.h"
 #include "kernels/fmath.h"
 
@@ -17,6 +18,28 @@ static DEV void finish_sum(const linear_job &job, const linear_out &out, uint32_
             sum += p[s * slice + i];
         }
         out.y[i / out.tile_tokens * out.pitch + i % out.tile_tokens] = sum;
+    }
+    __syncthreads();
+}
+
+/* Base sums from a library's product (gemm.h), whose rows are the sites' outputs. */
+static DEV void finish_product(const linear_job &job, const linear_out &out)
+{
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < job.op.site_n; s++) {
+        n += job.op.sites[s].n;
+    }
+    for (uint32_t i = threadIdx.x; i < job.group_rows * out.token_n; i += LINEAR_THREADS) {
+        uint32_t r = i / out.token_n;
+        uint32_t token = i % out.token_n;
+        uint32_t row = out.token_first + token;
+        linear_place p = linear_place_of(job, out.group, r);
+        size_t at = row / GEMM_ROWS * (size_t)n + p.row;
+        for (uint32_t s = 0; s < p.site; s++) {
+            at += job.op.sites[s].n;
+        }
+        bool is_there = p.row != UINT32_MAX;
+        out.y[r * out.pitch + token] = is_there ? job.product[at * GEMM_ROWS + row % GEMM_ROWS] : 0;
     }
     __syncthreads();
 }

@@ -18,6 +18,7 @@
 extern "C" {
 #endif
 
+struct cuda_gemm;
 struct dev_stream;
 struct weights_random;
 
@@ -43,6 +44,7 @@ struct cuda_ctx {
     enum dtype held; /* DTYPE_BF16 or DTYPE_F16 */
     uint32_t sm_n;
     size_t shared_per_block;
+    struct cuda_gemm *gemm; /* base products of prompts */
     struct cuda_limits limits;
     struct cuda_kv kv;
 
@@ -91,6 +93,10 @@ static inline uint32_t cuda_split_max(const struct cuda_limits *limits)
 size_t cuda_linear_bytes(const struct cuda_limits *limits, uint32_t sm_n);
 size_t cuda_attend_bytes(const struct cuda_limits *limits);
 size_t cuda_sample_bytes(const struct cuda_limits *limits);
+
+/* Where base sums and partial ones go: gemm_product_n(row_max, n_max) floats at least. linear.cu.
+ */
+float *cuda_linear_work(const struct cuda_ctx *ctx);
 
 /* First of a part: applies page changes, fills rope. begin.cu. */
 void cuda_begin(const struct cuda_ctx *ctx);

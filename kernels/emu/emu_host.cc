@@ -63,6 +63,7 @@ struct emu_knobs emu_knobs = {
     .fail_op = knob_of("GRAFT_EMU_FAIL", 0),
     .hang_op = knob_of("GRAFT_EMU_HANG", 0),
     .op_kernel = getenv("GRAFT_EMU_KERNEL"),
+    .cublaslt = getenv("GRAFT_EMU_CUBLASLT"),
 };
 
 void emu_lock(void)
@@ -236,6 +237,18 @@ const char *dev_failure(void)
     const char *text = host.is_failed ? host.failure : "";
     emu_unlock();
     return text;
+}
+
+void dev_fail(const char *why)
+{
+    emu_lock();
+    emu_fail("%s", why);
+    emu_unlock();
+}
+
+void *dev_stream_native(dev_stream *stream)
+{
+    return stream;
 }
 
 int dev_count(uint32_t *out_n, struct err *err)

@@ -5,7 +5,7 @@
  * 1), GRAFT_EMU_THREADS (256), GRAFT_EMU_LAG_US, GRAFT_EMU_DEVICES, GRAFT_EMU_SMS,
  * GRAFT_EMU_CAPABILITY (90), GRAFT_EMU_SHARED (bytes a block may have, by default the capability's
  * limit), GRAFT_EMU_MEMORY (bytes), GRAFT_EMU_FAIL, GRAFT_EMU_HANG and GRAFT_EMU_KERNEL (see
- * fail_op, hang_op, op_kernel). */
+ * fail_op, hang_op, op_kernel), GRAFT_EMU_CUBLASLT (see cublaslt). */
 #ifndef KERNELS_EMU_EMU_KNOBS_H
 #define KERNELS_EMU_EMU_KNOBS_H
 
@@ -32,6 +32,10 @@ struct emu_knobs {
      * none. With op_kernel only that kernel's launches count. */
     uint64_t fail_op, hang_op;
     const char *op_kernel;
+    /* What dev_cublaslt finds (emu_cublaslt.cc): NULL = nothing; "fine"; or one with a fault:
+     * "create", "find", "workspace", "split", "twice", "place", "neighbour", "wrong", "late";
+     * "second": of two algorithms the first is wrong. */
+    const char *cublaslt;
 };
 extern struct emu_knobs emu_knobs;
 

@@ -144,6 +144,11 @@ static void fault_weight_pack(enum dtype held, const struct kern_matrix *src, vo
     fault_inner->weight_pack(held, src, out);
 }
 
+static const char *fault_prompt_form(const struct kern_dev *dev)
+{
+    return dev->inner->prompt_form(dev->inner_dev);
+}
+
 static void fault_weight_load(struct kern_dev *dev, const struct kern_matrix *src, void *to_dev)
 {
     dev->inner->weight_load(dev->inner_dev, src, to_dev);
@@ -260,6 +265,7 @@ struct kern kern_fault = {
     .weight_pack = fault_weight_pack,
     .weight_load = fault_weight_load,
     .weight_random = fault_weight_random,
+    .prompt_form = fault_prompt_form,
     .part_bytes = fault_part_bytes,
     .set_version = fault_set_version,
     .next_capture = fault_next_capture,

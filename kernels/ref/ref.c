@@ -262,6 +262,7 @@ const struct kern kern_ref = {
     .weight_pack = ref_weight_pack,
     .weight_load = ref_weight_load,
     .weight_random = ref_weight_random,
+    .prompt_form = ref_isa_name,
     .part_bytes = ref_part_bytes,
     .set_version = ref_set_version,
     .next_capture = kern_no_capture,

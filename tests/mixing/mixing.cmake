@@ -4,4 +4,7 @@ set_tests_properties(mixing_test PROPERTIES TIMEOUT 3600)
 if(TARGET kern_emu)
   add_test(NAME mixing_emulated COMMAND mixing_test cuda*)
   set_tests_properties(mixing_emulated PROPERTIES TIMEOUT 3600 LABELS emulated)
+  add_test(NAME mixing_emulated_cublaslt COMMAND mixing_test cuda*)
+  set_tests_properties(mixing_emulated_cublaslt PROPERTIES TIMEOUT 3600 LABELS emulated
+    ENVIRONMENT GRAFT_EMU_CUBLASLT=fine)
 endif()

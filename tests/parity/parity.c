@@ -2,7 +2,7 @@
  * implementation that does not open here is named as not available; it has passed nothing.
  * Usage: parity [implementation [test]]: only implementations whose name contains the first word
  * (ref always runs), only tests that match the second (test_heads, test_h*). With GRAFT_FIRST set
- * only the first case of each test. */
+ * only the first case of each test, with GRAFT_EVERY=N every Nth of those that would run. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -233,6 +233,8 @@ static void parity_check_impl(struct parity_case *c, const struct parity_impl *i
 void parity_check(struct parity_case *c)
 {
     uint32_t every = parity_is_asked_long() ? PARITY_EVERY_LONG : PARITY_EVERY * parity_heavy;
+    const char *share = getenv("GRAFT_EVERY");
+    every *= share ? (uint32_t)strtoul(share, NULL, 10) : 1;
     if (parity_offered_n++ % every != 0 || (parity_case_n > 0 && getenv("GRAFT_FIRST"))) {
         return;
     }

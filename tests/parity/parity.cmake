@@ -18,5 +18,9 @@ if(TARGET kern_emu)
     set_tests_properties(parity_emulated_${group} PROPERTIES TIMEOUT 3600 LABELS emulated
       ENVIRONMENT GRAFT_EMU_SHARED=101376)
   endforeach()
+  # Prompts by the stand-in of cuBLASLt. Odd, so that both held types come by.
+  add_test(NAME parity_emulated_cublaslt COMMAND parity "cuda prompt" test_*)
+  set_tests_properties(parity_emulated_cublaslt PROPERTIES TIMEOUT 3600 LABELS emulated
+    ENVIRONMENT "GRAFT_EMU_CUBLASLT=fine;GRAFT_EVERY=5")
 endif()
 set_tests_properties(parity PROPERTIES TIMEOUT 3600)

@@ -1,2 +1,8 @@
 graft_test(base_test unit/base_test.c base)
 graft_test(launch_rule_test unit/launch_rule_test.c base)
+graft_test(cublaslt_test unit/cublaslt_test.c base)
+target_link_libraries(cublaslt_test PRIVATE ${CMAKE_DL_LIBS})
+find_path(CUBLASLT_INCLUDE_DIR cublasLt.h PATHS /usr/local/cuda/include)
+if(CUBLASLT_INCLUDE_DIR)
+  target_include_directories(cublaslt_test SYSTEM PRIVATE ${CUBLASLT_INCLUDE_DIR})
+endif()
