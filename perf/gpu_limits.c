@@ -21,12 +21,13 @@
 #include "perf/gpu_limits.h"
 #include "perf/gpu_measure.h"
 
-#define MIB          ((size_t)1 << 20)
-#define BUFFER_MOST  ((size_t)4096 << 20)
-#define BUFFER_LEAST ((size_t)512 << 20) /* several times what an L2 holds */
-#define BUFFER_TINY  ((size_t)4 << 20)   /* on the emulated device */
-#define LAUNCHES     256
-#define NAME_BYTES   96
+#define MIB           ((size_t)1 << 20)
+#define BUFFER_MOST   ((size_t)4096 << 20)
+#define BUFFER_LEAST  ((size_t)512 << 20) /* several times what an L2 holds */
+#define BUFFER_TINY   ((size_t)4 << 20)   /* on the emulated device */
+#define LAUNCHES      256
+#define LAUNCHES_TINY 16
+#define NAME_BYTES    96
 
 /* Memory. */
 
@@ -284,6 +285,11 @@ static void host_measure(struct gpu_limits *l)
 
 /* Launches. */
 
+static uint32_t launches(const struct gpu_limits *l)
+{
+    return l->info.is_emulated ? LAUNCHES_TINY : LAUNCHES;
+}
+
 struct launch_work {
     uint32_t n;
     struct dev_graph *graph; /* of n launches; NULL: plain ones */
@@ -314,17 +320,17 @@ static struct dev_graph *launch_capture(struct gpu_limits *l, uint32_t n, uint32
 /* The same graph, counting: every kernel of it runs. */
 static void launch_check(struct gpu_limits *l, const char *name, bool is_pdl)
 {
-    struct dev_graph *graph = launch_capture(l, LAUNCHES, &l->counts->run_n, is_pdl);
+    struct dev_graph *graph = launch_capture(l, launches(l), &l->counts->run_n, is_pdl);
     gpu_counts_clear(l);
     dev_graph_launch(l->stream, graph);
     uint32_t n = gpu_counts_read(l).run_n;
     dev_graph_free(graph);
-    if (n != LAUNCHES) {
-        gpu_fail("%s: %u kernels ran, not %u", name, n, LAUNCHES);
+    if (n != launches(l)) {
+        gpu_fail("%s: %u kernels ran, not %u", name, n, launches(l));
     }
 }
 
-/* What one more launch costs: what LAUNCHES of them take beyond one, sample by sample. */
+/* What one more launch costs: what many of them take beyond one, sample by sample. */
 static void gap_measure(struct gpu_limits *l, const char *name, const struct launch_work *many,
                         const struct launch_work *one)
 {
@@ -335,7 +341,7 @@ static void gap_measure(struct gpu_limits *l, const char *name, const struct lau
     }
     for (uint32_t i = 0; i < l->sample_n; i++) {
         double whole = gpu_seconds(l, launch_work, many);
-        v[i] = (whole - gpu_seconds(l, launch_work, one)) / (LAUNCHES - 1);
+        v[i] = (whole - gpu_seconds(l, launch_work, one)) / (many->n - 1);
     }
     gpu_print(name, gpu_stat_scaled(gpu_stat_of(v, l->sample_n), 1e6), "us a kernel", 0, NULL);
 }
@@ -357,12 +363,12 @@ static void call_measure(struct gpu_limits *l, const char *name, const struct la
 static void graph_measure(struct gpu_limits *l, const char *how, bool is_pdl)
 {
     char name[NAME_BYTES];
-    struct launch_work many = {LAUNCHES, launch_capture(l, LAUNCHES, NULL, is_pdl)};
+    struct launch_work many = {launches(l), launch_capture(l, launches(l), NULL, is_pdl)};
     struct launch_work one = {1, launch_capture(l, 1, NULL, is_pdl)};
     snprintf(name, sizeof name, "launch gap, graph %s", how);
-    gap_measure(l, name, &many, &one);
     launch_check(l, name, is_pdl);
-    snprintf(name, sizeof name, "graph of %u %s, the host's call", LAUNCHES, how);
+    gap_measure(l, name, &many, &one);
+    snprintf(name, sizeof name, "graph of %u %s, the host's call", many.n, how);
     call_measure(l, name, &many, 1, "us");
     snprintf(name, sizeof name, "graph of 1 %s, until it has run", how);
     gpu_print(name, gpu_stat_scaled(gpu_measure(l, launch_work, &one), 1e6), "us", 0, NULL);
@@ -372,7 +378,7 @@ static void graph_measure(struct gpu_limits *l, const char *how, bool is_pdl)
 
 static void launch_measure(struct gpu_limits *l)
 {
-    struct launch_work many = {LAUNCHES, NULL};
+    struct launch_work many = {launches(l), NULL};
     struct launch_work one = {1, NULL};
     graph_measure(l, "without PDL", false);
     if (l->info.major >= 9) {
@@ -382,7 +388,7 @@ static void launch_measure(struct gpu_limits *l)
                l->info.major, l->info.minor);
     }
     gap_measure(l, "launch gap, stream", &many, &one);
-    call_measure(l, "stream launch, the host's call", &many, LAUNCHES, "us a kernel");
+    call_measure(l, "stream launch, the host's call", &many, many.n, "us a kernel");
 }
 
 /* Arithmetic. */
