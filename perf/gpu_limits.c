@@ -97,52 +97,38 @@ static void weights_work(struct gpu_limits *l, const void *arg)
     }
 }
 
-/* What the kernel's sum must be. A piece of 16 bytes is read by one lane; its sum grows by the same
- * from copy to copy, and so does the lane's factor: one matrix tells all. */
-struct weights_sum {
-    uint32_t both, word, factor, n; /* sums over the pieces of copy 0 */
-};
-
-static void weights_sum_add(struct weights_sum *sum, const struct gpu_weights *job, size_t piece,
-                            uint32_t unit, uint32_t k, uint32_t lane)
+static uint32_t piece_sum(size_t piece)
 {
-    uint32_t slice_k = linear_slice_k(job->k);
-    uint32_t part = k % slice_k / linear_part_k(job->k);
-    uint32_t factor = gpu_factor(unit, linear_slice_n(job->k), k / slice_k, part, lane);
-    uint32_t word = gpu_word(4 * piece) + gpu_word(4 * piece + 1) + gpu_word(4 * piece + 2) +
-                    gpu_word(4 * piece + 3);
-    sum->both += word * factor;
-    sum->word += word;
-    sum->factor += factor;
-    sum->n++;
+    return gpu_word(4 * piece) + gpu_word(4 * piece + 1) + gpu_word(4 * piece + 2) +
+           gpu_word(4 * piece + 3);
 }
 
+/* What the kernel's sum must be, from the bytes' side: who has to read each piece of 16 bytes. */
 static uint32_t weights_expected(const struct gpu_weights *job)
 {
-    struct weights_sum sum = {0};
-    size_t row_pieces = job->k / 8;
-    size_t piece_n = job->n * row_pieces;
-    for (size_t q = 0; q < piece_n; q++) {
-        if (job->is_tiled) {
-            size_t tile = q / 64;
-            weights_sum_add(&sum, job, q, (uint32_t)(tile / (job->k / 32)),
-                            (uint32_t)(tile % (job->k / 32)) * 32, q % 32);
-        } else {
-            uint32_t row = (uint32_t)(q / row_pieces);
-            uint32_t k = (uint32_t)(q % row_pieces) * 8;
-            weights_sum_add(&sum, job, q, row / 16, k, row % 8 * 4 + k / 8 % 4);
+    uint32_t step_n = job->k / LINEAR_STEP;
+    uint32_t part_n = LINEAR_PARTS * linear_slice_n(job->k);
+    uint32_t *part = mem_zalloc_n(step_n, sizeof *part); /* of each 32 elements of K */
+    uint32_t sum = 0;
+    size_t q = 0;
+    for (uint32_t i = 0; i < step_n; i++) {
+        uint32_t k = i * LINEAR_STEP;
+        uint32_t slice_k = linear_slice_k(job->k);
+        part[i] = k / slice_k * LINEAR_PARTS + k % slice_k / linear_part_k(job->k);
+    }
+    for (uint32_t row = 0; row < job->copy_n * job->n && !job->is_tiled; row++) {
+        for (uint32_t i = 0; i < 4 * step_n; i++, q++) {
+            uint32_t lane = row % 8 * 4 + i % 4;
+            sum += piece_sum(q) * gpu_factor(row / 16, part_n, part[i / 4], lane);
         }
     }
-    uint32_t word_step = 4 * (gpu_word(4 * piece_n) - gpu_word(0));
-    uint32_t slices = linear_slice_n(job->k);
-    uint32_t factor_step =
-        gpu_factor(job->n / 16, slices, 0, 0, 0) - gpu_factor(0, slices, 0, 0, 0);
-    uint32_t total = 0;
-    for (uint32_t c = 0; c < job->copy_n; c++) {
-        total += sum.both + c * (word_step * sum.factor + factor_step * sum.word) +
-                 c * c * word_step * factor_step * sum.n;
+    for (uint32_t unit = 0; unit < job->copy_n * job->n / 16 && job->is_tiled; unit++) {
+        for (uint32_t i = 0; i < 64 * step_n; i++, q++) {
+            sum += piece_sum(q) * gpu_factor(unit, part_n, part[i / 64], i % 32);
+        }
     }
-    return total;
+    mem_free(part);
+    return sum;
 }
 
 static struct dev_graph *graph_end(struct gpu_limits *l, uint32_t launch_n)

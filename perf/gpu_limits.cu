@@ -158,7 +158,8 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) weights_read(weights
     for (uint32_t unit = blockIdx.x / job.slice_n; unit < unit_n; unit += block_n) {
         linear_rows rows = weights_rows(job, unit, slice);
         sum += weights_part<TILED, STEPS>(rows, left, begin, end) *
-               gpu_factor(unit_first + unit, job.slice_n, slice, part, threadIdx.x % 32);
+               gpu_factor(unit_first + unit, LINEAR_PARTS * job.slice_n,
+                          LINEAR_PARTS * slice + part, threadIdx.x % 32);
     }
     warp_add(job.w.sum, sum);
     pdl_trigger();

@@ -19,10 +19,11 @@ extern "C" {
 
 struct dev_stream;
 
-/* Odd, so that no two words of a buffer are equal. */
+/* Not linear in i: what stands whole matrices apart must not differ by 0 modulo 2^32 in a sum. */
 BOTH_INLINE uint32_t gpu_word(size_t i)
 {
-    return (uint32_t)i * 2654435761u + 12345u;
+    uint32_t x = (uint32_t)i * 2654435761u + 12345u;
+    return x ^ x >> 15;
 }
 
 /* to[i] = gpu_word(i). */
@@ -50,12 +51,11 @@ struct gpu_weights {
     uint32_t *sum; /* += sum of each lane's words of each part, times its gpu_factor */
 };
 
-/* Tells apart who read a word: unit (16 rows; those of all copies counted on), slice, part, lane.
- */
-BOTH_INLINE uint32_t gpu_factor(uint32_t unit, uint32_t slice_n, uint32_t slice, uint32_t part,
-                                uint32_t lane)
+/* Tells apart who read a word: unit (16 rows; those of all copies counted on), part of K (four for
+ * each slice), lane. */
+BOTH_INLINE uint32_t gpu_factor(uint32_t unit, uint32_t part_n, uint32_t part, uint32_t lane)
 {
-    return (((unit * slice_n + slice) * 4 + part) * 32 + lane) * 2 + 1;
+    return ((unit * part_n + part) * 32 + lane) * 2 + 1;
 }
 
 void gpu_weights_read(struct dev_stream *stream, uint32_t block_n, const struct gpu_weights *job,
