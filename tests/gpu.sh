@@ -3,25 +3,26 @@
 #
 #   tests/gpu.sh [--parts LIST] [--build DIR] [--out FILE] [--shapes few|all]
 #
-#   --parts   comma-separated, in this order: parity, golden, mixing, sanitizer. Default: all.
-#   --build   where tests/ has the programs (default build/release; missing ones are built there, which
+#   --parts   comma-separated, in this order: parity, golden, mixing, sanitizer, limits. Default: all.
+#   --build   where tests/ and perf/ have the programs (default build/release; missing ones are built there, which
 #             needs cmake, ninja, nvcc and cmocka). golden and mixing read tests/ of the checkout that they
 #             were built in, at its path.
 #   --shapes  few: the first shape of each group of kernels; all (default): the selection that
-#             tests/run.sh takes.
+#             tests/run.sh takes. limits takes fewer samples under few.
 #   --out     the results file (default build/gpu-results.txt): device, command, then a line a part.
 #
 # parity     every op against ref/, generated and prompt form.
 # golden     16-bit goldens: logits and greedy tokens of a reference implementation.
 # mixing     a sequence's bits alone and in a crowd, with adapters coming and going, and preemption.
 # sanitizer  compute-sanitizer's memcheck, racecheck and synccheck over one shape per kernel.
+# limits     what the card can do at most, measured: memory, copies, launches, arithmetic.
 #
 # A part passes, fails, or is "not available" (no device, no tool), which is never a pass. Exit status:
 # 0 all passed, 1 one failed, 2 usage, 3 none failed but something was not available.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts=parity,golden,mixing,sanitizer
+parts=parity,golden,mixing,sanitizer,limits
 build=build/release
 out=build/gpu-results.txt
 shapes=all
@@ -39,14 +40,14 @@ while [ $# -gt 0 ]; do
 done
 [ "$shapes" = few ] || [ "$shapes" = all ] || usage
 for part in ${parts//,/ }; do
-  case "$part" in parity | golden | mixing | sanitizer) ;; *) usage ;; esac
+  case "$part" in parity | golden | mixing | sanitizer | limits) ;; *) usage ;; esac
 done
 [ "$shapes" = all ] || export GRAFT_FIRST=1
 
-programs="gpu_look parity golden_test mixing_test"
+programs="gpu_look parity golden_test mixing_test gpu_limits"
 missing=0
 for program in $programs; do
-  [ -x "$build/tests/$program" ] || missing=1
+  [ -x "$build/tests/$program" ] || [ -x "$build/perf/$program" ] || missing=1
 done
 if [ $missing -eq 1 ]; then
   echo "building the programs in $build"
@@ -76,8 +77,16 @@ run() { # name, line of a device, command...
     absent=1
     say "$name: not available: the program met no device"
   else
+    passed=1
     say "$name: passed, $((SECONDS - started)) s: $(grep -c "$line" "$log") lines of \"$line\""
   fi
+}
+
+# The same, and what it printed is a part of the results.
+run_table() {
+  passed=0
+  run "$@"
+  [ $passed -eq 0 ] || sed 's/^/    /' "$log" | tee -a "$out"
 }
 
 part_parity() { run parity '^cuda .*sm_' "$build/tests/parity" cuda; }
@@ -95,6 +104,12 @@ part_sanitizer() {
     GRAFT_FIRST=1 run "sanitizer $tool" '^cuda .*sm_' compute-sanitizer --tool $tool --error-exitcode 9 \
       "$build/tests/parity" cuda
   done
+}
+
+part_limits() {
+  local quick=()
+  [ "$shapes" = all ] || quick=(--quick)
+  run_table limits ' GB/s (' "$build/perf/gpu_limits" "${quick[@]}"
 }
 
 : >"$out"

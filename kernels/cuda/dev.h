@@ -9,7 +9,7 @@
  *   __any_sync, __all_sync; atomicAdd (int, unsigned, unsigned long long), atomicMax, atomicMin,
  *   atomicOr, atomicExch, atomicInc; __popc, __ffs, __clz, __brev, __float_as_uint,
  *   __uint_as_float; min, max; math.h in float, and rsqrtf; __threadfence, __threadfence_system.
- * Qualifiers: DEV before a device function, UNROLL before a loop.
+ * Qualifiers: DEV before a device function, UNROLL or NO_UNROLL before a loop.
  * Storage: bf16, f16; to_f32(v), from_f32<T>(f) (rounds to nearest even; f16 saturates),
  *   pack2<T>(a, b) -> uint32_t (a in the low half).
  * Shared memory: SHARED(type, name, dims) and DYN_SHARED(type, name), aligned to 16 bytes.

@@ -10,13 +10,12 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-struct launch_cfg;
-
 typedef __nv_bfloat16 bf16;
 typedef __half f16;
 
-#define DEV    __device__ __forceinline__
-#define UNROLL _Pragma("unroll")
+#define DEV       __device__ __forceinline__
+#define UNROLL    _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
 #define DYN_SHARED(type, name)                                                                     \

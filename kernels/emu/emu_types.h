@@ -16,6 +16,7 @@
 
 #define DEV    inline
 #define UNROLL /* the host's compilers unroll as they like */
+#define NO_UNROLL
 
 struct alignas(8) uint2 {
     uint32_t x, y;

@@ -21,6 +21,10 @@ expect 2 '' --parts everything
 if "$build/tests/gpu_look" >/dev/null; then
   expect 0 '^parity: passed' --build "$build" --parts parity
   expect 0 '^golden: passed' --build "$build" --parts golden
+  expect 0 '^limits: passed' --build "$build" --parts limits
+  grep -q '^    read: .* GB/s (' "$work/out" || fail "keeps no table of limits"
+  ! grep -q '^device: emulated' "$work/out" || grep -q '^    emulated: figures mean nothing' "$work/out" ||
+    fail "takes figures of the emulation for some"
   command -v compute-sanitizer >/dev/null ||
     expect 3 '^sanitizer: not available' --build "$build" --parts sanitizer
 else
@@ -29,12 +33,16 @@ else
 fi
 
 # A device that is there, and programs that fail, and that pass without having met it.
-mkdir -p "$work/build/tests"
+mkdir -p "$work/build/tests" "$work/build/perf"
 printf '#!/bin/sh\necho a device\n' >"$work/build/tests/gpu_look"
 printf '#!/bin/sh\necho broken; exit 1\n' >"$work/build/tests/parity"
 printf '#!/bin/sh\necho "nothing on a device"\n' >"$work/build/tests/mixing_test"
 cp "$work/build/tests/mixing_test" "$work/build/tests/golden_test"
-chmod +x "$work"/build/tests/*
+printf '#!/bin/sh\necho "read: 1 GB/s (1..1)"; echo "copy: the sum is wrong" >&2; exit 1\n' \
+  >"$work/build/perf/gpu_limits"
+chmod +x "$work"/build/tests/* "$work"/build/perf/*
 expect 1 '^parity: FAILED, status 1' --build "$work/build" --parts parity,mixing
 grep -q '^mixing: not available' "$work/out" || fail "takes silence for a pass"
 expect 3 '^golden: not available' --build "$work/build" --parts golden
+expect 1 '^limits: FAILED, status 1' --build "$work/build" --parts limits
+grep -q '^    copy: the sum is wrong' "$work/out" || fail "does not say why limits failed"
