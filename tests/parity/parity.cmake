@@ -21,6 +21,6 @@ if(TARGET kern_emu)
   # Prompts by the stand-in of cuBLASLt. Odd, so that both held types come by.
   add_test(NAME parity_emulated_cublaslt COMMAND parity "cuda prompt" test_*)
   set_tests_properties(parity_emulated_cublaslt PROPERTIES TIMEOUT 3600 LABELS emulated
-    ENVIRONMENT "GRAFT_EMU_CUBLASLT=fine;GRAFT_EVERY=5")
+    ENVIRONMENT "GRAFT_EMU_CUBLASLT=fine;GRAFT_EVERY=11")
 endif()
 set_tests_properties(parity PROPERTIES TIMEOUT 3600)
