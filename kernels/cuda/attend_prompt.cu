@@ -24,10 +24,7 @@
 #define PROMPT_HELD    128 /* largest DIM whose q is in registers; else in shared memory */
 
 /* Blocks of a multiprocessor that registers are kept for: as many as go without spills. */
-static constexpr int prompt_blocks(int dim)
-{
-    return dim <= 64 ? 3 : dim <= 128 ? 2 : 1;
-}
+#define PROMPT_BLOCKS(dim) ((dim) <= 64 ? 3 : (dim) <= 128 ? 2 : 1)
 
 static_assert(CUDA_TILE_PAIRS == PROMPT_THREADS / 32 * 16, "a warp has 16 pairs");
 
@@ -273,7 +270,7 @@ static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
 }
 
 template <class T, int DIM>
-static __global__ void __launch_bounds__(PROMPT_THREADS, prompt_blocks(DIM))
+static __global__ void __launch_bounds__(PROMPT_THREADS, PROMPT_BLOCKS(DIM))
     attend_prompt(prompt_job job)
 {
     DYN_SHARED(unsigned char, memory);
