@@ -9,7 +9,8 @@
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/ops.h"
 
-#define GEMM_ALIGNMENT  16u /* bytes; rows are multiples of eight elements */
+#define GEMM_ALIGNMENT  16u /* bytes */
+#define GEMM_WIDTH      8   /* elements of so many bytes: rows of x are multiples of it */
 #define GEMM_CANDIDATES 8
 
 static_assert(sizeof(struct cublaslt_calls) == CUBLASLT_CALL_N * sizeof(void *), "one name each");
@@ -221,7 +222,7 @@ void gemm_learn(struct cuda_gemm *gemm, uint32_t n, uint32_t k, const void *w_de
 {
     struct err err = {0};
     bool is_known = gemm_find(gemm, n, k) != NULL;
-    if (!gemm->handle || is_known || gemm->shape_n == GEMM_SHAPES) {
+    if (!gemm->handle || is_known || k % GEMM_WIDTH != 0 || gemm->shape_n == GEMM_SHAPES) {
         return; /* a shape beyond the table is the own form's */
     }
     struct gemm_shape *shape = &gemm->shapes[gemm->shape_n++];

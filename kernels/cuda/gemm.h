@@ -39,8 +39,8 @@ void gemm_stage_in(struct cuda_gemm *gemm, void *staging_dev);
 /* Elements of the products of row_n rows with n outputs in all. */
 size_t gemm_product_n(uint32_t row_n, uint32_t n);
 
-/* Chooses an algorithm for weights of this shape, packed at w_dev, unless that was done before. Not
- * while a step runs. work_dev: gemm_product_n(1, n) floats. */
+/* Chooses an algorithm for weights of this shape, packed at w_dev, unless that was done before or k
+ * is no multiple of 8. Not while a step runs. work_dev: gemm_product_n(1, n) floats. */
 void gemm_learn(struct cuda_gemm *gemm, uint32_t n, uint32_t k, const void *w_dev, float *work_dev);
 
 /* Queues the base products of a group of sites for row_n rows of op->x: element (row, output o of

@@ -470,7 +470,8 @@ static struct linear_memory linear_layout(const struct cuda_limits *limits)
     size_t pad = 4 * 256; /* ragged groups: a site each, a head's rows */
     /* every group has 16 rows at least */
     m.counter_stride = (uint32_t)(2 + slices + n_most / 16 + 8);
-    m.counters = tiles * m.counter_stride;
+    /* what follows is aligned for whoever loads 16 bytes at once */
+    m.counters = (tiles * m.counter_stride + LINEAR_ALIGN - 1) / LINEAR_ALIGN * LINEAR_ALIGN;
     /* narrow: 32 tokens of every output, once per slice; wide: heads of all rows */
     size_t narrow_n = (size_t)(limits->nk_max / LINEAR_SLICE) + n_most + slices * pad;
     size_t wide_n = tiles * LINEAR_WIDE * ((size_t)limits->n_max + pad);

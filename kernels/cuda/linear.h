@@ -22,6 +22,7 @@
 #define LINEAR_SITES   3 /* of one group of linears */
 #define LINEAR_TILES                                                                               \
     512 /* adapter tiles of one tile of tokens: 64 rows, LIMIT_REQUEST_ADAPTERS each */
+#define LINEAR_ALIGN 64 /* words: pieces of the workspace */
 #define LINEAR_CHUNK 64 /* elements of x staged at once by the wide form */
 
 /* Counters of one tile of tokens; all zero between launches. */

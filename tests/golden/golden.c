@@ -3,6 +3,7 @@
 #include "tests/test.h"
 
 #include "tests/golden/golden.h"
+#include "tests/prompt_form.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,6 +146,7 @@ static void golden_load_adapter(struct golden *g, const char *dir, const char *n
 static void golden_open_walk(struct golden *g)
 {
     struct err err = {0};
+    assert_true(prompt_form_is_asked(g->model.kern, g->model.dev));
     golden_check(
         walk_init(&g->walk, &g->model, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, GOLDEN_ROWS_MAX, &err),
         &err);

@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include "tests/mixing/rig.h"
+#include "tests/prompt_form.h"
 
 #include <string.h>
 
@@ -92,6 +93,7 @@ bool rig_open(struct rig *rig, const struct files *files, const struct rig_path 
     }
     check(model->kern->kv_open(model->dev, &kv, &err), &err);
     check(model_load(model, files->model, &err), &err);
+    assert_true(prompt_form_is_asked(model->kern, model->dev));
     check(walk_init(&rig->walk, model, RIG_ROWS, RIG_SLOTS, RIG_ROWS, &err), &err);
     check(walk_capture(&rig->walk, &err), &err);
     rig->pool_bytes = 4u << 20;

@@ -15,6 +15,7 @@
 #endif
 #include "kernels/random.h"
 #include "tests/parity/parity.h"
+#include "tests/prompt_form.h"
 
 static const struct parity_impl parity_ref = {.name = "ref", .kern = &kern_ref};
 
@@ -210,6 +211,9 @@ static void parity_check_impl(struct parity_case *c, const struct parity_impl *i
     parity_run(whole, c, 0, c->world.row_n);
     if (!rig_is_intact(whole)) {
         parity_fail(c, impl, "guards");
+    }
+    if (!prompt_form_is_asked(whole->kern, whole->dev)) {
+        parity_fail(c, impl, "the form of prompts");
     }
     if (!rig_outs_match(ref, 0, whole, false)) {
         parity_fail(c, impl, "against ref");
