@@ -232,7 +232,7 @@ static void linear_join(struct rig *rig, const struct parity_case *c, const stru
         .x = rig_take(rig, n * dtype_bytes(rig->held)),
     };
     rig->kern->join(rig->dev, &join);
-    rig_out_f32(rig, "h", join.h, shape, (struct rig_bound){.relative = 2e-5f, .floor = 0.3f});
+    rig_out_f32(rig, "h", join.h, shape, (struct rig_bound){.relative = 2e-5f, .floor = 0.5f});
     rig_out_held(rig, "x", join.x, shape, (struct rig_bound){.relative = 4e-5f, .floor = 1.0f});
 }
 
