@@ -3,12 +3,13 @@
 #
 #   tests/gpu.sh [--parts LIST] [--build DIR] [--out FILE] [--shapes few|all]
 #
-#   --parts   comma-separated, in this order: parity, golden, mixing, sanitizer, limits. Default: all.
-#   --build   where tests/ and perf/ have the programs (default build/release; missing ones are built there, which
-#             needs cmake, ninja, nvcc and cmocka). golden and mixing read tests/ of the checkout that they
-#             were built in, at its path.
+#   --parts   comma-separated, in this order: parity, golden, mixing, sanitizer, limits, bench,
+#             baseline. Default: all.
+#   --build   where tests/ and perf/ have the programs (default build/release; missing ones are built
+#             there, which needs cmake, ninja, nvcc and cmocka). golden and mixing read tests/ of the
+#             checkout that they were built in, at its path.
 #   --shapes  few: the first shape of each group of kernels; all (default): the selection that
-#             tests/run.sh takes. limits takes fewer samples under few.
+#             tests/run.sh takes. Under few limits takes fewer samples, and bench a tiny shape.
 #   --out     the results file (default build/gpu-results.txt): device, command, then a line a part.
 #
 # parity     every op against ref/, generated and prompt form.
@@ -16,13 +17,15 @@
 # mixing     a sequence's bits alone and in a crowd, with adapters coming and going, and preemption.
 # sanitizer  compute-sanitizer's memcheck, racecheck and synccheck over one shape per kernel.
 # limits     what the card can do at most, measured: memory, copies, launches, arithmetic.
+# bench      an 8B shape with random weights, base and mixed in turn (perf/gpu_bench.c); four minutes.
+# baseline   the same with transformers and peft, what a user would write; needs both in $PYTHON (python3).
 #
 # A part passes, fails, or is "not available" (no device, no tool), which is never a pass. Exit status:
 # 0 all passed, 1 one failed, 2 usage, 3 none failed but something was not available.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts=parity,golden,mixing,sanitizer,limits
+parts=parity,golden,mixing,sanitizer,limits,bench,baseline
 build=build/release
 out=build/gpu-results.txt
 shapes=all
@@ -40,11 +43,11 @@ while [ $# -gt 0 ]; do
 done
 [ "$shapes" = few ] || [ "$shapes" = all ] || usage
 for part in ${parts//,/ }; do
-  case "$part" in parity | golden | mixing | sanitizer | limits) ;; *) usage ;; esac
+  case "$part" in parity | golden | mixing | sanitizer | limits | bench | baseline) ;; *) usage ;; esac
 done
 [ "$shapes" = all ] || export GRAFT_FIRST=1
 
-programs="gpu_look parity golden_test mixing_test gpu_limits"
+programs="gpu_look parity golden_test mixing_test gpu_limits gpu_bench"
 missing=0
 for program in $programs; do
   [ -x "$build/tests/$program" ] || [ -x "$build/perf/$program" ] || missing=1
@@ -110,6 +113,25 @@ part_limits() {
   local quick=()
   [ "$shapes" = all ] || quick=(--quick)
   run_table limits ' GB/s (' "$build/perf/gpu_limits" "${quick[@]}"
+}
+
+part_bench() {
+  local shape=8b
+  [ "$shapes" = all ] || shape=tiny
+  run_table bench '^contents: .* the same' "$build/perf/gpu_bench" --shape $shape
+}
+
+# Status 3 says that a package, or CUDA, is not there.
+part_baseline() {
+  local shape=8b rc=0
+  [ "$shapes" = all ] || shape=tiny
+  "${PYTHON:-python3}" perf/baseline_peft.py --shape $shape >"$log" 2>&1 || rc=$?
+  if [ $rc -eq 3 ]; then
+    absent=1
+    say "baseline: $(tail -n 1 "$log")"
+    return
+  fi
+  run_table baseline '^decode, 1 row' sh -c "cat '$log'; exit $rc"
 }
 
 : >"$out"

@@ -25,6 +25,13 @@ if "$build/tests/gpu_look" >/dev/null; then
   grep -q '^    read: .* GB/s (' "$work/out" || fail "keeps no table of limits"
   ! grep -q '^device: emulated' "$work/out" || grep -q '^    emulated: figures mean nothing' "$work/out" ||
     fail "takes figures of the emulation for some"
+  expect 0 '^bench: passed' --build "$build" --parts bench
+  grep -q '^    decode, 32 rows, 8 distinct adapters / base: ' "$work/out" || fail "keeps no benches"
+  ! grep -q '^device: emulated' "$work/out" || ! grep -q ': \(met\|missed\)$' "$work/out" ||
+    fail "judges figures of the emulation"
+  printf '#!/bin/sh\necho "not available: no torch"; exit 3\n' >"$work/python"
+  chmod +x "$work/python"
+  PYTHON=$work/python expect 3 '^baseline: not available: no torch' --build "$build" --parts baseline
   command -v compute-sanitizer >/dev/null ||
     expect 3 '^sanitizer: not available' --build "$build" --parts sanitizer
 else
