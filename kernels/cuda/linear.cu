@@ -1,87 +1,8 @@
 /* linear: a group of sites that share an input, with every low-rank effect and its post, in one
  * launch (linear.h tells how the work is cut). Memory-bound up to some hundred rows: weights are
- * read once for up to 64 rows, adapters' factors once. */
+ * read once for up to 128 rows, adapters' factors once for 32. */
 #include "kernels/cuda/linear_finish.h"
-#include "kernels/cuda/linear_mac.h"
-
-/* Rows of x that a launch has, and where the i-th one stands. */
-static DEV uint32_t linear_token_total(const linear_job &job)
-{
-    uint32_t n = job.step->row_n;
-    if (job.is_gathered) {
-        n = job.from == CUDA_GATHER_SAMPLES ? job.step->sample_n : job.step->score_n;
-        n = n > job.first ? n - job.first : 0;
-        n = n < job.cap ? n : job.cap;
-    }
-    return n;
-}
-
-static DEV uint32_t linear_token_row(const linear_job &job, uint32_t token)
-{
-    if (!job.is_gathered) {
-        return token;
-    }
-    return job.from == CUDA_GATHER_SAMPLES ? job.step->samples[job.first + token].row
-                                           : job.step->scores[job.first + token].row;
-}
-
-/* Elements of slice s that are not behind K, in whole steps. */
-static DEV uint32_t linear_slice_len(const linear_job &job, uint32_t s)
-{
-    uint32_t left = job.op.k - s * job.slice_k;
-    left = (left + LINEAR_STEP - 1) / LINEAR_STEP * LINEAR_STEP;
-    return left < job.slice_k ? left : job.slice_k;
-}
-
-/* The lane's rows of a unit whose first row is r of a group, at slice s. */
-template <class T>
-static DEV linear_rows linear_base_rows(const linear_job &job, uint32_t group, uint32_t r,
-                                        uint32_t s)
-{
-    linear_rows rows;
-    rows.cls = LD_WEIGHT;
-    for (uint32_t i = 0; i < 4; i++) {
-        uint32_t at = r + threadIdx.x % 32 / 4 + 8 * i;
-        linear_place p = linear_place_of(job, group, at);
-        bool is_there = at < job.group_rows && p.row != UINT32_MAX;
-        rows.row[i] = is_there ? static_cast<const T *>(job.op.sites[p.site].w) +
-                                     (size_t)p.row * job.stride + s * job.slice_k
-                               : nullptr;
-    }
-    return rows;
-}
-
-template <class T>
-static DEV linear_rows linear_a_rows(const linear_job &job, const linear_shrink &shrink, uint32_t r,
-                                     uint32_t s)
-{
-    linear_rows rows;
-    rows.cls = LD_ADAPTER;
-    for (uint32_t i = 0; i < 4; i++) {
-        uint32_t rank = shrink.rank_first + r + threadIdx.x % 32 / 4 + 8 * i;
-        rows.row[i] = rank < shrink.rank ? static_cast<const T *>(shrink.a) +
-                                               (size_t)rank * job.stride + s * job.slice_k
-                                         : nullptr;
-    }
-    return rows;
-}
-
-/* Stores one value of u, if the token is one of the tile's. */
-static DEV void linear_put_u(const linear_job &job, const linear_tiles &tiles,
-                             const linear_shrink &shrink, float *u, uint32_t row, uint32_t r,
-                             float value)
-{
-    uint32_t pass = tiles.pass;
-    while (tiles.first + shrink.tile >= job.step->tile_first[pass + 1]) {
-        pass++;
-    }
-    uint32_t bit = row % CUDA_PASS_ROWS;
-    uint32_t rank = shrink.rank_first + r;
-    if (row / CUDA_PASS_ROWS == pass && shrink.mask >> bit & 1 && rank < shrink.rank) {
-        uint32_t j = (uint32_t)__popc(shrink.mask & ((1u << bit) - 1));
-        u[shrink.u_at + (size_t)j * shrink.pad + rank] = value;
-    }
-}
+#include "kernels/cuda/linear_wide.h"
 
 struct linear_counts {
     unsigned *leave, *u_ready, *tickets, *groups;
@@ -107,8 +28,8 @@ static DEV void linear_leave(const linear_job &job, const linear_counts &counts)
 
 /* A group's unit has its sum in memory: true for the block that brought the last one, after every
  * adapter's part is there too. */
-static DEV bool linear_arrive(const linear_job &job, const linear_counts &counts, uint32_t group,
-                              uint32_t arrive_n, uint32_t shrink_n)
+static DEV bool linear_arrive(const linear_counts &counts, uint32_t group, uint32_t arrive_n,
+                              uint32_t shrink_n)
 {
     SHARED(unsigned, is_last, [1]);
     __syncthreads();
@@ -121,7 +42,6 @@ static DEV bool linear_arrive(const linear_job &job, const linear_counts &counts
     __syncthreads();
     bool result = is_last[0] != 0;
     __syncthreads();
-    (void)job;
     return result;
 }
 
@@ -232,8 +152,8 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_narrow(linear
             linear_shrink shrink = linear_shrink_of(job, tiles, unit, LINEAR_UNIT);
             form::product(job, linear_a_rows<T>(job, shrink, 0, slice), xs, pitch, slice, red);
             for (uint32_t i = threadIdx.x; i < LINEAR_UNIT * form::tokens; i += LINEAR_THREADS) {
-                linear_put_u(job, tiles, shrink, u + slice * job.u_stride,
-                             token_first + i % form::tokens, i / form::tokens, red[i]);
+                linear_put_u(shrink, u + slice * job.u_stride, token_first + i % form::tokens,
+                             i / form::tokens, red[i], false);
             }
             __syncthreads();
             if (threadIdx.x == 0) {
@@ -250,11 +170,11 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_narrow(linear
                 to[i] = red[i];
             }
         }
-        if (linear_arrive(job, counts, group, job.unit_n * job.slice_n,
-                          tiles.unit_n * job.slice_n)) {
-            linear_out out = {red,          form::tokens + 1, group, token_first, token_n,
-                              form::tokens, partial,          u,     job.slice_n};
-            finish_sum(job, out, job.slice_n);
+        if (linear_arrive(counts, group, job.unit_n * job.slice_n, tiles.unit_n * job.slice_n)) {
+            const float *sums = partial + (size_t)group * job.group_rows * form::tokens;
+            linear_out out = {red,  form::tokens + 1, group, token_first, token_n, form::tokens,
+                              sums, form::tokens,     u,     job.slice_n};
+            finish_sum(job, out, job.slice_n, slice_rows * form::tokens);
             finish_group<T>(job, out, tiles);
         }
     }
@@ -262,192 +182,90 @@ static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_narrow(linear
     pdl_trigger();
 }
 
-/* The wide form. A warp has 32 rows by 32 tokens of the unit's 64 by 64. */
-template <class T> struct wide {
-    static DEV void stage(const linear_job &job, T *xs, uint32_t k_first, uint32_t len,
-                          uint32_t token_first, uint32_t token_n)
-    {
-        const T *x = static_cast<const T *>(job.op.x);
-        for (uint32_t i = threadIdx.x; i < LINEAR_WIDE * (LINEAR_CHUNK / 8); i += LINEAR_THREADS) {
-            uint32_t token = i / (LINEAR_CHUNK / 8);
-            uint32_t at = i % (LINEAR_CHUNK / 8) * 8;
-            bool is_there = token < token_n && at < len && k_first + at < job.op.k;
-            uint32_t row = is_there ? linear_token_row(job, token_first + token) : 0;
-            const T *from = x + (size_t)row * job.op.k + (is_there ? k_first + at : 0);
-            cp_async16(xs + token * LINEAR_WIDE_PITCH + at, from, is_there ? 16 : 0);
-        }
-        cp_async_commit();
-    }
-
-    /* All slices of a unit; total[m][n][e]. `rows_at(s)` gives the lane's rows at slice s. */
-    template <class R>
-    static DEV void product(const linear_job &job, R rows_at, T *xs, uint32_t token_first,
-                            uint32_t token_n, float (&total)[2][4][4])
-    {
-        uint32_t half = threadIdx.x / 32 % 2 * 32; /* the warp's first token */
-        for (uint32_t s = 0; s < job.slice_n; s++) {
-            linear_rows rows = rows_at.at(s);
-            uint32_t len = linear_slice_len(job, s);
-            uint32_t left = job.stride - s * job.slice_k;
-            float sum[2][4][4];
-            for (uint32_t p = 0; p < LINEAR_PARTS; p++) {
-                float acc[2][4][4] = {};
-                uint32_t begin = p * job.part_k;
-                uint32_t end = begin + job.part_k < len ? begin + job.part_k : len;
-                for (uint32_t k = begin; k < end; k += LINEAR_CHUNK) {
-                    uint32_t n = end - k < LINEAR_CHUNK ? end - k : LINEAR_CHUNK;
-                    stage(job, xs, s * job.slice_k + k, n, token_first, token_n);
-                    cp_async_wait<0>();
-                    __syncthreads();
-                    linear_part<T, 4, 2>(acc, rows, left, xs + half * LINEAR_WIDE_PITCH,
-                                         LINEAR_WIDE_PITCH, k, k, k + n);
-                    __syncthreads();
-                }
-                add(sum, acc, p == 0);
-            }
-            add(total, sum, s == 0);
-        }
-    }
-
-    static DEV void add(float (&to)[2][4][4], const float (&from)[2][4][4], bool is_first)
-    {
-        UNROLL
-        for (int m = 0; m < 2; m++) {
-            UNROLL
-            for (int n = 0; n < 4; n++) {
-                UNROLL
-                for (int e = 0; e < 4; e++) {
-                    to[m][n][e] = is_first ? from[m][n][e] : to[m][n][e] + from[m][n][e];
-                }
-            }
-        }
-    }
-
-    /* Row and token of an element within the unit. */
-    static DEV uint32_t row_of(uint32_t m, uint32_t e)
-    {
-        return threadIdx.x / 64 * 32 + m * 16 + threadIdx.x % 32 / 4 + e / 2 * 8;
-    }
-
-    static DEV uint32_t token_of(uint32_t n, uint32_t e)
-    {
-        return threadIdx.x / 32 % 2 * 32 + n * 8 + threadIdx.x % 4 * 2 + e % 2;
-    }
-};
-
-template <class T> struct wide_base_rows {
-    const linear_job &job;
-    uint32_t group, r;
-
-    DEV linear_rows at(uint32_t s) const
-    {
-        return linear_base_rows<T>(job, group, r + threadIdx.x / 64 * 32, s);
-    }
-};
-
-template <class T> struct wide_a_rows {
-    const linear_job &job;
-    const linear_shrink &shrink;
-
-    DEV linear_rows at(uint32_t s) const
-    {
-        return linear_a_rows<T>(job, shrink, threadIdx.x / 64 * 32, s);
-    }
-};
-
+/* A group that is complete, 32 tokens at a time. */
 template <class T>
-static DEV void wide_shrink(const linear_job &job, const linear_tiles &tiles, uint32_t unit, T *xs,
-                            const linear_out &out, float *u)
+static DEV void wide_finish(const linear_job &job, const linear_tiles &tiles, uint32_t group,
+                            uint32_t token_first, uint32_t token_n, uint32_t tokens, float *y,
+                            const float *sums, size_t slice_stride, const float *u)
 {
-    float total[2][4][4];
-    linear_shrink shrink = linear_shrink_of(job, tiles, unit, LINEAR_WIDE);
-    wide_a_rows<T> rows = {job, shrink};
-    wide<T>::product(job, rows, xs, out.token_first, out.token_n, total);
-    for (uint32_t m = 0; m < 2; m++) {
-        for (uint32_t n = 0; n < 4; n++) {
-            for (uint32_t e = 0; e < 4; e++) {
-                linear_put_u(job, tiles, shrink, u, out.token_first + wide<T>::token_of(n, e),
-                             wide<T>::row_of(m, e), total[m][n][e]);
-            }
+    for (uint32_t at = 0; at < token_n; at += LINEAR_FINISH) {
+        uint32_t n = token_n - at < LINEAR_FINISH ? token_n - at : LINEAR_FINISH;
+        linear_out out = {y, LINEAR_FINISH + 1, group,     token_first + at,
+                          n, LINEAR_FINISH,     sums + at, tokens,
+                          u, job.split_n};
+        if (job.product) {
+            finish_product(job, out);
+        } else {
+            finish_sum(job, out, job.split_n, slice_stride);
         }
+        finish_group<T>(job, out, tiles);
     }
 }
 
-/* A unit's sum goes straight to y when the group is one unit, else to memory. */
-template <class T>
-static DEV void wide_base(const linear_job &job, uint32_t group, uint32_t r, T *xs,
-                          const linear_out &out, float *partial)
-{
-    float total[2][4][4];
-    wide_base_rows<T> rows = {job, group, r};
-    wide<T>::product(job, rows, xs, out.token_first, out.token_n, total);
-    for (uint32_t m = 0; m < 2; m++) {
-        for (uint32_t n = 0; n < 4; n++) {
-            for (uint32_t e = 0; e < 4; e++) {
-                uint32_t row = r + wide<T>::row_of(m, e);
-                uint32_t token = wide<T>::token_of(n, e);
-                if (row < job.group_rows && job.unit_n == 1) {
-                    out.y[row * out.pitch + token] = total[m][n][e];
-                } else if (row < job.group_rows) {
-                    partial[((size_t)group * job.group_rows + row) * LINEAR_WIDE + token] =
-                        total[m][n][e];
-                }
-            }
-        }
-    }
-}
-
-template <class T>
+template <class T, int NT>
 static __global__ void __launch_bounds__(LINEAR_THREADS, 2) linear_wide(linear_job job)
 {
+    const uint32_t tokens = NT * 8;
     DYN_SHARED(unsigned char, memory);
     SHARED(linear_tiles, tiles, );
     T *xs = reinterpret_cast<T *>(memory);
-    float *y = reinterpret_cast<float *>(xs + LINEAR_WIDE * LINEAR_WIDE_PITCH);
-    uint32_t token_first = blockIdx.y * LINEAR_WIDE;
+    float *y = reinterpret_cast<float *>(memory); /* when the products are done */
+    uint32_t token_first = blockIdx.y * tokens;
     pdl_wait();
     uint32_t total = linear_token_total(job);
     if (token_first >= total) {
         return;
     }
-    uint32_t token_n = total - token_first < LINEAR_WIDE ? total - token_first : LINEAR_WIDE;
+    uint32_t token_n = total - token_first < tokens ? total - token_first : tokens;
     linear_counts counts = linear_counts_of(job);
-    size_t rows = (size_t)job.group_n * job.group_rows;
-    float *partial = job.partial + (size_t)blockIdx.y * rows * LINEAR_WIDE;
-    float *u = job.u + (size_t)blockIdx.y * job.u_stride;
-    linear_find_tiles(job, token_first, LINEAR_WIDE, LINEAR_WIDE, &tiles);
-    uint32_t unit_n = tiles.unit_n + job.group_n * job.unit_n;
+    size_t slice_stride = (size_t)job.group_n * job.group_rows * tokens;
+    uint32_t arrive_n = job.unit_n * job.split_n;
+    /* where a group is one unit its sums are for this block alone */
+    size_t own = ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * LINEAR_WIDE * tokens;
+    float *u = job.u + (size_t)blockIdx.y * job.split_n * job.u_stride;
+    linear_find_tiles(job, token_first, tokens, LINEAR_WIDE, &tiles);
+    uint32_t shrink_n = tiles.unit_n * job.split_n;
+    uint32_t unit_n = shrink_n + job.group_n * arrive_n;
     for (;;) {
         uint32_t unit = linear_ticket(counts.tickets, unit_n, 1);
         if (unit >= unit_n) {
             break;
         }
-        uint32_t group = unit < tiles.unit_n ? 0 : (unit - tiles.unit_n) / job.unit_n;
-        linear_out out = {y, LINEAR_WIDE + 1, group, token_first, token_n, LINEAR_WIDE, partial, u,
-                          1};
-        if (unit < tiles.unit_n) {
-            wide_shrink<T>(job, tiles, unit, xs, out, u);
+        if (unit < shrink_n) {
+            wide_shrink<T>(job, tiles, unit / job.split_n, unit % job.split_n, xs, total, u);
             __syncthreads();
             if (threadIdx.x == 0) {
                 flag_signal(counts.u_ready);
             }
             continue;
         }
-        uint32_t r = (unit - tiles.unit_n) % job.unit_n * LINEAR_WIDE;
+        uint32_t group = (unit - shrink_n) / arrive_n;
+        uint32_t split = (unit - shrink_n) % job.split_n;
+        uint32_t r = (unit - shrink_n) % arrive_n / job.split_n * LINEAR_WIDE;
+        float *sums = job.partial + (size_t)blockIdx.y * job.split_n * slice_stride +
+                      (size_t)group * job.group_rows * tokens;
+        sums = arrive_n == 1 ? job.partial + own : sums;
         if (!job.product) {
-            wide_base<T>(job, group, r, xs, out, partial);
+            wide_base<T, NT>(job, group, r, split, xs, token_first, token_n,
+                             sums + split * slice_stride);
         }
-        if (linear_arrive(job, counts, group, job.unit_n, tiles.unit_n)) {
-            if (job.product) {
-                finish_product(job, out);
-            } else if (job.unit_n > 1) {
-                finish_sum(job, out, 1);
-            }
-            finish_group<T>(job, out, tiles);
+        if (linear_arrive(counts, group, arrive_n, shrink_n)) {
+            wide_finish<T>(job, tiles, group, token_first, token_n, tokens, y, sums, slice_stride,
+                           u);
         }
     }
     linear_leave(job, counts);
     pdl_trigger();
+}
+
+static size_t linear_round(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static size_t linear_most(size_t a, size_t b)
+{
+    return a > b ? a : b;
 }
 
 /* Sizes of the workspace, in the order they stand: counters, partial sums, u. */
@@ -456,52 +274,48 @@ struct linear_memory {
     size_t counters, partial, u, u_stride;
 };
 
-static uint32_t linear_tiles_max(const struct cuda_limits *limits)
-{
-    return (limits->row_max + LINEAR_WIDE - 1) / LINEAR_WIDE + 1;
-}
-
-static struct linear_memory linear_layout(const struct cuda_limits *limits)
+static struct linear_memory linear_layout(const struct cuda_limits *limits, uint32_t sm_n)
 {
     struct linear_memory m;
-    size_t tiles = linear_tiles_max(limits);
+    size_t tiles = (limits->row_max + LINEAR_WIDE - 1) / LINEAR_WIDE + 1;
+    size_t rows = (size_t)linear_round(limits->row_max, LINEAR_TOKENS);
     size_t n_most = limits->n_max > limits->vocab_n ? limits->n_max : limits->vocab_n;
     size_t slices = linear_slice_n(limits->k_max);
     size_t pad = 4 * 256; /* ragged groups: a site each, a head's rows */
     /* every group has 16 rows at least */
     m.counter_stride = (uint32_t)(2 + slices + n_most / 16 + 8);
-    /* what follows is aligned for whoever loads 16 bytes at once */
-    m.counters = (tiles * m.counter_stride + LINEAR_ALIGN - 1) / LINEAR_ALIGN * LINEAR_ALIGN;
-    /* narrow: 32 tokens of every output, once per slice; wide: heads of all rows */
+    m.counters = linear_round(tiles * m.counter_stride, LINEAR_ALIGN);
+    /* narrow: 32 tokens of every output, once per slice; wide: heads of all rows, or slices of up
+     * to LINEAR_SPLIT_ROWS, or what each block has for itself; products */
     size_t narrow_n = (size_t)(limits->nk_max / LINEAR_SLICE) + n_most + slices * pad;
-    size_t wide_n = tiles * LINEAR_WIDE * ((size_t)limits->n_max + pad);
-    size_t product_n = gemm_product_n(limits->row_max, limits->n_max);
-    m.partial = narrow_n * 32 > wide_n ? narrow_n * 32 : wide_n;
-    m.partial = m.partial > product_n ? m.partial : product_n;
+    size_t split_n = narrow_n * LINEAR_SPLIT_ROWS;
+    size_t blocks = sm_n * LINEAR_BLOCKS > tiles ? sm_n * LINEAR_BLOCKS : tiles;
+    m.partial = narrow_n * 32;
+    m.partial = linear_most(m.partial, rows * ((size_t)limits->n_max + pad));
+    m.partial = linear_most(m.partial, split_n < LINEAR_SPLIT_MAX ? split_n : LINEAR_SPLIT_MAX);
+    m.partial = linear_most(m.partial, blocks * LINEAR_WIDE * LINEAR_TOKENS);
+    m.partial = linear_most(m.partial, gemm_product_n(limits->row_max, limits->n_max));
     /* ranks are padded to 16 for each of a row's adapters at each site */
     m.u_stride = (size_t)limits->rank_max + LIMIT_REQUEST_ADAPTERS * LINEAR_SITES * 15;
-    size_t narrow_u = slices * 32 * m.u_stride;
-    size_t wide_u = tiles * LINEAR_WIDE * m.u_stride;
-    m.u = narrow_u > wide_u ? narrow_u : wide_u;
+    m.u = linear_most(rows, slices * LINEAR_SPLIT_ROWS) * m.u_stride;
     return m;
 }
 
 size_t cuda_linear_bytes(const struct cuda_limits *limits, uint32_t sm_n)
 {
-    struct linear_memory m = linear_layout(limits);
-    (void)sm_n;
+    struct linear_memory m = linear_layout(limits, sm_n);
     return m.counters * sizeof(unsigned) + (m.partial + m.u) * sizeof(float);
 }
 
 float *cuda_linear_work(const struct cuda_ctx *ctx)
 {
-    struct linear_memory m = linear_layout(&ctx->limits);
+    struct linear_memory m = linear_layout(&ctx->limits, ctx->sm_n);
     return reinterpret_cast<float *>(static_cast<unsigned *>(ctx->linear) + m.counters);
 }
 
 static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct kern_linear *op)
 {
-    struct linear_memory m = linear_layout(&ctx->limits);
+    struct linear_memory m = linear_layout(&ctx->limits, ctx->sm_n);
     struct linear_job job = {};
     job.step = ctx->step;
     job.op = *op;
@@ -533,9 +347,12 @@ static void linear_launch(const struct cuda_ctx *ctx, struct linear_job *job, ui
     job->group_rows = cut.group_rows;
     job->group_n = cut.group_n;
     job->unit_n = job->product ? 1 : cut.unit_n;
+    job->split_n = job->product ? 1 : cut.split_n;
     job->u_stride *= cut.tile_tokens;
-    if (cut.is_wide) {
-        launch(cfg, linear_wide<T>, *job);
+    if (cut.is_wide && cut.tile_tokens == LINEAR_TOKENS) {
+        launch(cfg, (linear_wide<T, LINEAR_TOKENS / 8>), *job);
+    } else if (cut.is_wide) {
+        launch(cfg, (linear_wide<T, 8>), *job);
     } else if (cut.tile_tokens == 32) {
         launch(cfg, (linear_narrow<T, 4>), *job);
     } else if (cut.tile_tokens == 16) {

@@ -8,9 +8,10 @@
  * with lower tickets than its own.
  *
  * Forms. Up to 32 rows: a unit is 16 weight rows, the block's tokens are one tile of 8, 16 or 32
- * whose slice of x stays in shared memory, four warps take the four parts of the slice. More rows:
- * a unit is 64 weight rows by 64 tokens, four warps take a quarter of that square each and go
- * through the parts one after the other. The chains are the same, so the bits are. */
+ * whose slice of x stays in shared memory, four warps take the four parts of the slice. More rows
+ * (linear_wide.h): a unit is 64 weight rows by 64 or 128 tokens, for one slice or for all of them,
+ * four warps take 16 rows each and go through the parts one after the other. The chains are the
+ * same, so the bits are. */
 #ifndef KERNELS_CUDA_LINEAR_H
 #define KERNELS_CUDA_LINEAR_H
 
@@ -21,9 +22,9 @@
 #define LINEAR_THREADS 128
 #define LINEAR_SITES   3 /* of one group of linears */
 #define LINEAR_TILES                                                                               \
-    512 /* adapter tiles of one tile of tokens: 64 rows, LIMIT_REQUEST_ADAPTERS each */
-#define LINEAR_ALIGN 64 /* words: pieces of the workspace */
-#define LINEAR_CHUNK 64 /* elements of x staged at once by the wide form */
+    1024 /* adapter tiles of one tile of tokens: 128 rows, LIMIT_REQUEST_ADAPTERS each */
+#define LINEAR_ALIGN  64 /* words: pieces of the workspace */
+#define LINEAR_FINISH 32 /* tokens that the wide form finishes at once: a pass */
 
 /* Counters of one tile of tokens; all zero between launches. */
 struct linear_counters {
@@ -38,6 +39,7 @@ struct linear_job {
     uint32_t stride; /* elements from weight row to weight row */
     uint32_t slice_n, slice_k, part_k;
     uint32_t group_n, group_rows, unit_n; /* unit_n of one group */
+    uint32_t split_n;                     /* wide: units of each of them, one a slice, or 1 */
     bool has_lowrank;
     /* Rows of x by a list: of samples or scores from `first` on; else the part's own rows. */
     bool is_gathered;

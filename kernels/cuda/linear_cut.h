@@ -12,9 +12,14 @@
 #include "kernels/kern_ops.h"
 
 #define LINEAR_WARPS      4
-#define LINEAR_GROUP      64 /* rows of a group that is no head */
-#define LINEAR_UNIT       16 /* rows of a unit of the narrow form */
-#define LINEAR_WIDE       64 /* rows of a unit, and tokens of a tile, of the wide form */
+#define LINEAR_GROUP      64  /* rows of a group that is no head */
+#define LINEAR_UNIT       16  /* rows of a unit of the narrow form */
+#define LINEAR_WIDE       64  /* rows of a unit of the wide form */
+#define LINEAR_TOKENS     128 /* of its larger tile; the smaller one has half of it */
+#define LINEAR_CHUNK      64  /* elements of x that it stages at once */
+#define LINEAR_SPLIT_ROWS 256 /* of x, at most, where it cuts K over units */
+#define LINEAR_SPLIT_MAX  ((size_t)24 << 20) /* partial sums of such a launch */
+#define LINEAR_SPLIT_GAIN 1.05               /* of the device's time, that a cut must bring */
 #define LINEAR_WIDE_PITCH 96 /* elements; 64 bytes modulo 128, so that no two rows share banks */
 #define LINEAR_BLOCKS     2  /* of a multiprocessor */
 
@@ -23,8 +28,8 @@ struct linear_cut {
     uint32_t tile_tokens, tile_n;
     uint32_t group_rows, group_n;
     uint32_t unit_rows, unit_n; /* units of one group */
-    uint32_t split_n;           /* slices that are dealt to blocks: all, or 1 in the wide form */
-    uint32_t block_n;           /* for one tile; block b takes units of slice b % split_n */
+    uint32_t split_n;           /* units of K: its slices, or 1 */
+    uint32_t block_n;           /* for one tile; narrow: block b takes units of slice b % split_n */
     size_t smem;                /* bytes of dynamic shared memory */
 };
 
@@ -48,9 +53,29 @@ static inline size_t linear_smem(const struct linear_cut *cut, uint32_t slice_k)
     size_t y = (size_t)cut->group_rows * (cut->tile_tokens + 1) * sizeof(float);
     size_t red = (size_t)LINEAR_WARPS * LINEAR_UNIT * cut->tile_tokens * sizeof(float);
     if (cut->is_wide) {
-        return (size_t)LINEAR_WIDE * LINEAR_WIDE_PITCH * 2 + y;
+        size_t xs = (size_t)2 * cut->tile_tokens * LINEAR_WIDE_PITCH * 2;
+        y = (size_t)cut->group_rows * (32 + 1) * sizeof(float);
+        return xs > y ? xs : y;
     }
     return (size_t)cut->tile_tokens * linear_narrow_pitch(slice_k) * 2 + (red > y ? red : y);
+}
+
+/* Units over rounds times blocks. */
+static inline double linear_fill(const struct linear_cut *cut, uint32_t split_n)
+{
+    uint32_t units = cut->group_n * cut->unit_n * split_n;
+    uint32_t rounds = (units + cut->block_n - 1) / cut->block_n;
+    return (double)units / ((double)rounds * cut->block_n);
+}
+
+/* Whether the wide form cuts K: partial sums cost memory traffic, so only for a fuller device. */
+static inline uint32_t linear_wide_split(const struct linear_cut *cut, uint32_t k, uint32_t token_n)
+{
+    uint32_t slice_n = linear_slice_n(k);
+    size_t sums = (size_t)slice_n * cut->group_n * cut->group_rows * cut->tile_n * cut->tile_tokens;
+    bool may_split = token_n <= LINEAR_SPLIT_ROWS && sums <= LINEAR_SPLIT_MAX;
+    bool is_fuller = linear_fill(cut, slice_n) > LINEAR_SPLIT_GAIN * linear_fill(cut, 1);
+    return may_split && is_fuller ? slice_n : 1;
 }
 
 /* For token_n rows of x on a device of sm_n multiprocessors. Two blocks for each of them over all
@@ -63,7 +88,7 @@ static inline struct linear_cut linear_cut_of(const struct kern_linear *op, uint
     cut.group_rows = op->post == KERN_POST_HEADS ? op->heads.head_dim : LINEAR_GROUP;
     cut.group_n = linear_group_n(op);
     if (cut.is_wide) {
-        cut.tile_tokens = LINEAR_WIDE;
+        cut.tile_tokens = token_n > LINEAR_TOKENS / 2 ? LINEAR_TOKENS : LINEAR_TOKENS / 2;
     } else if (token_n > 16 && cut.group_rows <= 128) {
         cut.tile_tokens = 32;
     } else {
@@ -72,9 +97,12 @@ static inline struct linear_cut linear_cut_of(const struct kern_linear *op, uint
     cut.tile_n = (token_n + cut.tile_tokens - 1) / cut.tile_tokens;
     cut.unit_rows = cut.is_wide ? LINEAR_WIDE : LINEAR_UNIT;
     cut.unit_n = (cut.group_rows + cut.unit_rows - 1) / cut.unit_rows;
-    cut.split_n = cut.is_wide ? 1 : linear_slice_n(op->k);
     cut.block_n = sm_n * LINEAR_BLOCKS / cut.tile_n;
-    cut.block_n = cut.block_n > cut.split_n ? cut.block_n : cut.split_n;
+    cut.block_n = cut.block_n > 0 ? cut.block_n : 1;
+    cut.split_n = cut.is_wide ? linear_wide_split(&cut, op->k, token_n) : linear_slice_n(op->k);
+    if (!cut.is_wide && cut.block_n < cut.split_n) {
+        cut.block_n = cut.split_n;
+    }
     cut.smem = linear_smem(&cut, linear_slice_k(op->k));
     return cut;
 }

@@ -12,9 +12,10 @@ struct linear_out {
     uint32_t group;
     uint32_t token_first; /* of the part, or of the list */
     uint32_t token_n;     /* valid ones, <= the tile's */
-    uint32_t tile_tokens;
-    const float *partial; /* [slices][group_n * group_rows][tile_tokens], this tile's */
-    const float *u;       /* [slices][u_stride], this tile's */
+    uint32_t tile_tokens; /* of y: all of one pass */
+    const float *partial; /* the group's: [group_rows][partial_tokens], slices somewhere behind */
+    uint32_t partial_tokens;
+    const float *u; /* [slices][u_stride], this tile's */
     uint32_t u_slice_n;
 };
 
@@ -98,23 +99,17 @@ static DEV void finish_effect(const linear_job &job, const linear_out &out,
     const cuda_tile &tile = job.step->tiles[tiles.first + i];
     uint32_t site = linear_place_of(job, out.group, r).site;
     linear_shrink s = linear_shrink_site(job, tiles, i, site);
-    if (s.rank == 0) {
+    if (s.rank == 0 || linear_tile_pass(job, tiles, i) != out.token_first / CUDA_PASS_ROWS) {
         return;
     }
     const effect_lowrank &e = tile.sites[job.op.sites[site].site];
     const void *b = tile.block + e.b_at;
-    /* the pass of a tile is found by its place among the passes' first ones */
-    uint32_t pass = tiles.pass;
-    while (tiles.first + i >= job.step->tile_first[pass + 1]) {
-        pass++;
-    }
     for (uint32_t k = 0; k < s.pad; k += 16) {
         uint32_t a[4];
         finish_b<T>(job, out.group, r, b, s.pad, k, a);
         for (uint32_t n = 0; n < out.tile_tokens; n += 8) {
             uint32_t row = out.token_first + n; /* of the part */
-            uint32_t bits =
-                row / CUDA_PASS_ROWS == pass ? tile.mask >> row % CUDA_PASS_ROWS & 0xff : 0;
+            uint32_t bits = tile.mask >> row % CUDA_PASS_ROWS & 0xff;
             if (bits == 0) {
                 continue;
             }

@@ -7,17 +7,19 @@
 #include "kernels/cuda/linear_expand.h"
 #include "kernels/fmath.h"
 
-static DEV void finish_sum(const linear_job &job, const linear_out &out, uint32_t slice_n)
+/* The slices' sums, slice_stride apart, added in order. */
+static DEV void finish_sum(const linear_job &job, const linear_out &out, uint32_t slice_n,
+                           size_t slice_stride)
 {
-    uint32_t rows = job.group_rows;
-    size_t slice = (size_t)job.group_n * rows * out.tile_tokens;
-    const float *p = out.partial + (size_t)out.group * rows * out.tile_tokens;
-    for (uint32_t i = threadIdx.x; i < rows * out.tile_tokens; i += LINEAR_THREADS) {
-        float sum = p[i];
+    for (uint32_t i = threadIdx.x; i < job.group_rows * out.tile_tokens; i += LINEAR_THREADS) {
+        uint32_t r = i / out.tile_tokens;
+        uint32_t token = i % out.tile_tokens;
+        const float *p = out.partial + r * out.partial_tokens + token;
+        float sum = p[0];
         for (uint32_t s = 1; s < slice_n; s++) {
-            sum += p[s * slice + i];
+            sum += p[s * slice_stride];
         }
-        out.y[i / out.tile_tokens * out.pitch + i % out.tile_tokens] = sum;
+        out.y[r * out.pitch + token] = sum;
     }
     __syncthreads();
 }

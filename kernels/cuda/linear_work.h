@@ -48,7 +48,17 @@ static DEV uint32_t linear_rank(const linear_job &job, const cuda_tile &tile, ui
     return tile.sites[job.op.sites[site].site].rank;
 }
 
-/* Fills the table; every thread. `unit_rows`: ranks of one unit. Two passes at most. */
+/* The pass of a tile, by its place among the passes' first ones. */
+static DEV uint32_t linear_tile_pass(const linear_job &job, const linear_tiles &tiles, uint32_t i)
+{
+    uint32_t pass = tiles.pass;
+    while (tiles.first + i >= job.step->tile_first[pass + 1]) {
+        pass++;
+    }
+    return pass;
+}
+
+/* Fills the table; every thread. `unit_rows`: ranks of one unit. Four passes at most. */
 static DEV void linear_find_tiles(const linear_job &job, uint32_t token_first, uint32_t token_n,
                                   uint32_t unit_rows, linear_tiles *out)
 {

@@ -147,11 +147,9 @@ static void write_layer(const struct tables_shape *layer)
                 "\n## Bytes of one layer, the embedding and the head\n\n"
                 "Counted at the load words, equal to the formulas byte for byte. Base steps "
                 "read the same but for the lines of adapters, which are empty there. "
-                "Weights: outputs x inputs x 2 once, up to 32 rows. Above, once for every 64 "
-                "rows by the warps of either half of them: four times at 128 rows, whatever "
-                "of it the L2 serves. Adapters: A and B once for every 32 rows that name it, "
-                "above 32 rows A twice. KV: 2 x positions x KV heads x head_dim x 2 of each "
-                "row. "
+                "Weights: outputs x inputs x 2 once, up to 128 rows; above, once for every "
+                "128. Adapters: A and B once for every 32 rows that name it, whatever of it "
+                "the L2 serves. KV: 2 x positions x KV heads x head_dim x 2 of each row. "
                 "Run by the test at 1 and 32 rows, the head at 1; all of it under GRAFT_LONG=1.\n\n"
                 "| op | class | 1 row | 8 rows | 32 rows | 128 rows |\n"
                 "|---|---|---|---|---|---|\n");
@@ -222,8 +220,9 @@ static void write_quantised(void)
         "Units / (rounds x blocks), from what the launcher itself decides "
         "(`kernels/cuda/linear_cut.h`), over the linears of a step weighted by their work; "
         "rounds are those of the slice of K that has fewest blocks. Up to 32 rows the "
-        "narrow form, the same for any number of them; above, the wide one. Bold: below "
-        "0.90, from 3B up.\n\n"
+        "narrow form, the same for any number of them; above, the wide one, where a unit "
+        "has 64 rows of weights and K is cut by whole slices, if it is. Bold: below 0.90, "
+        "from 3B up.\n\n"
         "| rows | shape | 58 SMs | 108 SMs | 132 SMs | 148 SMs |\n|---|---|---|---|---|---|\n");
     for (uint32_t f = 0; f < ARRAY_N(forms); f++) {
         for (uint32_t s = 0; s < ARRAY_N(shapes); s++) {

@@ -54,24 +54,22 @@ static uint32_t formula_mask(const struct tables_step *step, uint32_t pass, uint
     return mask;
 }
 
-/* Weights: n * k * 2 for every tile of tokens; in the wide form twice that, for the warps of either
- * half of the tile's tokens read them. Adapters: A and B of each one that a pass of 32 rows has;
- * A twice in the wide form. */
+/* Weights: n * k * 2 for every tile of tokens. Adapters: A and B of each one that a pass of 32 rows
+ * has. */
 static void formula_linear(const struct kern_linear *op, const struct tables_step *step,
                            bool has_effects, uint64_t out[BYTES_N])
 {
     struct linear_cut cut = linear_cut_of(op, step->row_n, 1);
-    uint64_t reads = cut.is_wide ? 2 : 1;
     uint64_t a = 0;
     uint64_t b = 0;
     for (uint32_t i = 0; i < op->site_n; i++) {
-        out[BYTES_WEIGHT] += reads * cut.tile_n * 2 * op->sites[i].n * op->k;
+        out[BYTES_WEIGHT] += (uint64_t)cut.tile_n * 2 * op->sites[i].n * op->k;
         a += (uint64_t)TABLES_RANK * op->k * 2;
         b += (uint64_t)TABLES_RANK * op->sites[i].n * 2;
     }
     for (uint32_t pass = 0; pass < DIV_UP(step->row_n, CUDA_PASS_ROWS); pass++) {
         for (uint32_t v = 0; v < TABLES_ADAPTERS && has_effects; v++) {
-            out[BYTES_ADAPTER] += formula_mask(step, pass, v) ? reads * a + b : 0;
+            out[BYTES_ADAPTER] += formula_mask(step, pass, v) ? a + b : 0;
         }
     }
 }
@@ -101,10 +99,11 @@ static void quantise(const struct kern_linear *op, const struct tables_step *at,
                      double times, double sum[2])
 {
     struct linear_cut cut = linear_cut_of(op, at->row_n, sm_n);
-    uint32_t unit_n = cut.group_n * cut.unit_n;
-    uint32_t blocks = cut.block_n / cut.split_n; /* of the slice that has fewest */
+    uint32_t own_n = cut.is_wide ? 1 : cut.split_n; /* slices that have blocks of their own */
+    uint32_t unit_n = cut.group_n * cut.unit_n * (cut.split_n / own_n);
+    uint32_t blocks = cut.block_n / own_n; /* of the slice that has fewest */
     double work = times * cut.unit_rows * op->k / cut.split_n * cut.tile_tokens;
-    sum[0] += work * cut.split_n * unit_n * cut.tile_n;
+    sum[0] += work * own_n * unit_n * cut.tile_n;
     sum[1] += work * DIV_UP(unit_n, blocks) * cut.block_n * cut.tile_n;
 }
 
