@@ -47,9 +47,11 @@ printf '#!/bin/sh\necho "nothing on a device"\n' >"$work/build/tests/mixing_test
 cp "$work/build/tests/mixing_test" "$work/build/tests/golden_test"
 printf '#!/bin/sh\necho "read: 1 GB/s (1..1)"; echo "copy: the sum is wrong" >&2; exit 1\n' \
   >"$work/build/perf/gpu_limits"
+printf '#!/bin/sh\necho "a token is 1 alone and 2 in a crowd" >&2; exit 1\n' >"$work/build/perf/gpu_bench"
 chmod +x "$work"/build/tests/* "$work"/build/perf/*
 expect 1 '^parity: FAILED, status 1' --build "$work/build" --parts parity,mixing
 grep -q '^mixing: not available' "$work/out" || fail "takes silence for a pass"
 expect 3 '^golden: not available' --build "$work/build" --parts golden
 expect 1 '^limits: FAILED, status 1' --build "$work/build" --parts limits
 grep -q '^    copy: the sum is wrong' "$work/out" || fail "does not say why limits failed"
+expect 1 '^bench: FAILED, status 1' --build "$work/build" --parts bench
