@@ -50,7 +50,7 @@ static DEV void wide_stage(const linear_job &job, T *xs, uint32_t tokens, uint32
 
 /* A lane's weights of a chunk: two steps of two rows. */
 struct wide_weights {
-    uint4 w[2][2];
+    uint4 bits[2][2];
 };
 
 template <class T>
@@ -62,7 +62,7 @@ static DEV wide_weights wide_load(const linear_rows &rows, wide_chunk c, uint32_
         uint32_t k = s * LINEAR_STEP;
         UNROLL
         for (int i = 0; i < 2; i++) {
-            out.w[s][i] =
+            out.bits[s][i] =
                 linear_load<T>(rows, i, c.k + k + threadIdx.x % 4 * 8, k < c.n ? left : 0);
         }
     }
@@ -79,8 +79,8 @@ static DEV void wide_multiply(float (&acc)[NT][4], const wide_weights &weights, 
         if (s * LINEAR_STEP >= n) {
             break;
         }
-        uint4 a = weights.w[s][0];
-        uint4 b = weights.w[s][1];
+        uint4 a = weights.bits[s][0];
+        uint4 b = weights.bits[s][1];
         uint32_t low[4] = {a.x, b.x, a.y, b.y};
         uint32_t high[4] = {a.z, b.z, a.w, b.w};
         UNROLL

@@ -40,7 +40,7 @@ FAULTS = [
      "row (row) is read"),
     ("linear_expand.h", "const void *b = tile.block + e.b_at;",
      "const char *b = tile.block + e.b_at; s.rank += b[0];", "b (b) is read"),
-    ("linear.cu", "static_cast<const T *>(shrink.a) +", "static_cast<const T *>(shrink.a)[0] +",
+    ("linear_rows.h", "static_cast<const T *>(shrink.a) +", "static_cast<const T *>(shrink.a)[0] +",
      "shrink.a (an adapter's A) is read"),
     ("linear_finish.h", "to[i] = finish_held<T>(job, y[i * out.pitch]);",
      "to[i] = finish_held<T>(job, to_f32(to[i]));", "to (to) is read"),
