@@ -9,14 +9,18 @@
  *
  * Low rank (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732), at a linear site with adapters i:
  *     y += sum_i  w_i * scale_i * B_i (A_i x)        in fp32, in the request's order
- * u = A x is kept in fp32; w_i * scale_i multiplies u. */
+ * u = A x is kept in fp32; w_i * scale_i multiplies u.
+ *
+ * State (S0 tuning, arXiv 2604.01168): the recurrent state that a sequence begins with, one for
+ * each recurrent layer, scaled already, fp32, laid out as a slot's (kern_recurrent.h). */
 #ifndef KERNELS_EFFECT_H
 #define KERNELS_EFFECT_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define EFFECT_BLOCK_MAGIC   0x54464147u /* "GAFT" */
-#define EFFECT_BLOCK_VERSION 1u
+#define EFFECT_BLOCK_VERSION 2u
 #define EFFECT_ALIGN         64 /* of factors within a block, and of blocks in the pool */
 #define EFFECT_LOWRANK_AT    64 /* of the effect_lowrank array, in every block of this version */
 
@@ -33,12 +37,31 @@ struct effect_block {
     uint64_t bytes;      /* of the whole block */
     uint32_t site_n;     /* = the model's */
     uint32_t lowrank_at; /* offset of the effect_lowrank array */
+    uint64_t state_at;   /* byte offset of the first layer's state; 0 = the block has none */
+    uint64_t state_n;    /* floats of a layer's state; the next one is effect_state_stride on */
 };
 
 static inline const struct effect_lowrank *effect_lowrank_at(const void *block, uint32_t site)
 {
     const struct effect_block *b = (const struct effect_block *)block;
     return (const struct effect_lowrank *)((const char *)block + b->lowrank_at) + site;
+}
+
+/* Bytes from one layer's state to the next. */
+static inline uint64_t effect_state_stride(uint64_t state_n)
+{
+    return (state_n * sizeof(float) + EFFECT_ALIGN - 1) / EFFECT_ALIGN * EFFECT_ALIGN;
+}
+
+/* NULL for a block without states. */
+static inline const float *effect_state_at(const void *block, uint32_t state_layer)
+{
+    const struct effect_block *b = (const struct effect_block *)block;
+    const char *first = (const char *)block + b->state_at;
+    return b->state_at == 0
+               ? NULL
+               : (const float *)(const void *)(first +
+                                               state_layer * effect_state_stride(b->state_n));
 }
 
 #endif

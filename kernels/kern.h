@@ -28,6 +28,7 @@
 #include "base/dtype.h"
 #include "base/err.h"
 #include "kernels/kern_ops.h"
+#include "kernels/kern_recurrent.h"
 #include "kernels/kern_step.h"
 
 struct kern_dev; /* one open device of a backend */
@@ -111,6 +112,10 @@ struct kern {
     void (*discard)(struct kern_dev *dev, void *at_dev, size_t bytes);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
+    /* Memory of the recurrent layers, *out_dev [layer_n][slot_n][kern_state_slot_n]; not called for
+     * a model without them. */
+    int (*state_open)(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                      struct err *err);
     /* What open and kv_open take beside the KV pages, from above where it depends on what the
      * machine has. Of the host's memory too where is_device: *out_host, else 0. */
     size_t (*workspace_bytes)(const struct kern_open *args, const struct kern_kv *kv,
@@ -161,6 +166,8 @@ struct kern {
     void (*join)(struct kern_dev *dev, const struct kern_join *op);
     void (*linear)(struct kern_dev *dev, const struct kern_linear *op);
     void (*attend)(struct kern_dev *dev, const struct kern_attend *op);
+    void (*gdn)(struct kern_dev *dev, const struct kern_gdn *op);
+    void (*ssd)(struct kern_dev *dev, const struct kern_ssd *op);
     void (*head)(struct kern_dev *dev, const struct kern_head *op);
     void (*sample)(struct kern_dev *dev, const struct kern_sample *op);
     void (*score)(struct kern_dev *dev, const struct kern_score *op);

@@ -18,22 +18,25 @@ struct kern_linear_site {
 };
 
 enum kern_post {
-    KERN_POST_STORE,   /* sites 1: out_f32 [row_n, n] */
-    KERN_POST_PART,    /* sites 1: out_part, an opaque partial sum for join */
-    KERN_POST_HEADS,   /* sites 3 = q, k, v: see kern_heads */
-    KERN_POST_ACT_MUL, /* sites 2 = gate, up: out_held [row_n, n] = silu(gate) * up */
+    KERN_POST_STORE, /* sites 1 to 4: out_f32 [row_n, sum of their n], side by side */
+    KERN_POST_PART,  /* sites 1: out_part, an opaque partial sum for join */
+    KERN_POST_HEADS, /* sites 3 = q, k, v: see kern_heads */
+    /* sites 2 = gate, up: out_held [row_n, n] = silu(gate_multiplier * gate) * up */
+    KERN_POST_ACT_MUL,
 };
 
 /* Post of a q/k/v group, per row and head: optional RMS norm over head_dim (q and k), rotary
  * embedding (rotate-half, the first rotary_n dims), then q to memory in fp32 and k, v into the
- * row's KV page, rounded to the held type. */
+ * row's KV page, rounded to the held type. With gate_out the q site has 2 * head_n heads: each
+ * query head is followed by its gate, which goes to gate_out as it is. */
 struct kern_heads {
     uint32_t head_n, kv_head_n, head_dim;
     const float *q_norm; /* dev [head_dim] or NULL */
     const float *k_norm;
     float norm_eps;
     uint32_t kv_layer;
-    float *q_out; /* dev [row_n, head_n * head_dim] */
+    float *q_out;    /* dev [row_n, head_n * head_dim] */
+    float *gate_out; /* the same shape, or NULL */
 };
 
 struct kern_linear {
@@ -43,6 +46,7 @@ struct kern_linear {
     struct kern_linear_site sites[4];
     enum kern_post post;
     struct kern_heads heads; /* KERN_POST_HEADS */
+    float gate_multiplier;   /* KERN_POST_ACT_MUL */
     void *out;               /* dev: STORE f32, ACT_MUL held, PART part_bytes(row_n, n) */
 };
 
@@ -54,34 +58,36 @@ struct kern_embed {
     float *h; /* dev [row_n, hidden] */
 };
 
-/* h += multiplier * sum of parts; then x = held(rms_norm(h) * gain). part_n may be 0. */
+/* h += sum of multiplier * part; then x = held(rms_norm(h) * gain). part_n may be 0. */
 struct kern_join {
     float *h; /* dev [row_n, hidden] */
     uint32_t hidden;
     uint32_t part_n;
     const void *parts[2]; /* dev: from KERN_POST_PART with n = hidden */
-    float multiplier;
-    const float *gain; /* dev [hidden] */
+    float multipliers[2]; /* of the parts */
+    const float *gain;    /* dev [hidden] */
     float eps;
     void *x; /* dev, held, [row_n, hidden] */
 };
 
 /* Ragged causal attention over the paged KV of kv_layer, prompt and generated rows alike: row at
  * position p sees positions 0..p of its sequence (its own k, v are written already).
- * q head h reads KV head h / (head_n / kv_head_n). */
+ * q head h reads KV head h / (head_n / kv_head_n). With a gate the result is times its sigmoid. */
 struct kern_attend {
     uint32_t kv_layer;
     uint32_t head_n, kv_head_n, head_dim;
     float scale;
-    const float *q; /* dev [row_n, head_n * head_dim] */
-    void *out;      /* dev, held, same shape */
+    const float *q;    /* dev [row_n, head_n * head_dim] */
+    const float *gate; /* dev, same shape, or NULL */
+    void *out;         /* dev, held, same shape */
 };
 
-/* logits[i] = W x[samples[i].row], fp32, for every sample of the step. */
+/* logits[i] = multiplier * W x[samples[i].row], fp32, for every sample of the step. */
 struct kern_head {
     const void *x; /* dev, held, [row_n, hidden] */
     const void *w; /* dev: weight_pack of [vocab_n, hidden] */
     uint32_t vocab_n, hidden;
+    float multiplier;
     float *logits; /* dev [sample_n, vocab_n] */
 };
 
@@ -99,6 +105,7 @@ struct kern_score {
     const void *x;
     const void *w;
     uint32_t vocab_n, hidden;
+    float multiplier;       /* of the logits, as in kern_head */
     float *logits;          /* dev scratch [logit_rows, vocab_n] */
     uint32_t logit_rows;    /* >= 1: rows of scratch */
     struct kern_token *out; /* dev [score_n] */

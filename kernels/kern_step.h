@@ -33,6 +33,14 @@ struct kern_seg {
     uint32_t row_n;
 };
 
+/* A sequence whose first row of this step is at position 0 and whose recurrent layers begin with
+ * weight times the states of a version. */
+struct kern_start {
+    uint32_t slot;
+    uint32_t version;
+    float weight;
+};
+
 struct kern_seg_row {
     uint32_t row;
     float weight;
@@ -100,6 +108,8 @@ struct kern_step {
     const uint32_t *hist;
     const struct kern_score_row *scores;
     uint32_t score_n;
+    const struct kern_start *starts; /* no slot twice */
+    uint32_t start_n;
     /* Rotary embedding of the model: angle(pos, i) = (float)pos * inv_freq[i] rounded to fp32; cos
      * and sin of it are multiplied by rope_scale. rotary_n = 2 * inv_freq count; 0 = no rotary. */
     const float *inv_freq; /* host [rotary_n / 2] */

@@ -39,6 +39,8 @@
 #define LIMIT_HIDDEN      65536
 #define LIMIT_HEAD_GROUP  256 /* query heads that share a key/value head */
 #define LIMIT_HEAD_DIM    256
+#define LIMIT_STATE_DIM   256 /* either side of a recurrent state of one head */
+#define LIMIT_CONV_TAPS   4   /* of the convolution before a recurrent mixer; no other number */
 #define LIMIT_VOCAB       (1u << 20)
 #define LIMIT_TENSOR_NAME 256
 #define LIMIT_FFN         (1u << 18)

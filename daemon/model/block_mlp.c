@@ -15,6 +15,7 @@ void block_mlp(const struct walk *walk, uint32_t layer)
         .k = desc->hidden,
         .site_n = 2,
         .post = KERN_POST_ACT_MUL,
+        .gate_multiplier = 1,
         .out = walk->act,
     };
     for (uint32_t i = SITE_GATE; i <= SITE_UP; i++) {

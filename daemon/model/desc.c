@@ -56,7 +56,7 @@ int model_desc_parse(const char *label, const void *json, size_t n, struct model
                      struct err *err)
 {
     json_t *root = NULL;
-    struct model_desc desc = {.embed_multiplier = 1, .residual_multiplier = 1};
+    struct model_desc desc = {.embed_multiplier = 1, .head_multiplier = 1};
     int rc = json_parse(label, json, n, &root, err);
     if (rc) {
         return rc;

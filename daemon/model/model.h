@@ -63,8 +63,8 @@ struct model_desc {
     bool has_qk_norm;
     bool is_tied;       /* the head is the embedding */
     bool is_tie_broken; /* config.json ties them, the files hold another head: that one counts */
-    float embed_multiplier, residual_multiplier; /* 1 here; run-time values for later families */
-    float attention_scale;                       /* 1 / sqrt(head_dim) */
+    float embed_multiplier, head_multiplier; /* of embeddings and of logits */
+    float attention_scale;                   /* 1 / sqrt(head_dim) */
     float rope_scale;
     uint32_t rotary_n;
     float inv_freq[LIMIT_HEAD_DIM / 2];

@@ -151,7 +151,7 @@ struct kern_step walk_view(const struct walk *walk, const struct batch *batch)
     };
 }
 
-/* h += multiplier * part, then x = norm(h); without a part the norm alone. */
+/* h += part times its multiplier, then x = norm(h); without a part the norm alone. */
 static void walk_join(const struct walk *walk, uint32_t part_n, const float *gain)
 {
     const struct model *model = walk->model;
@@ -160,7 +160,7 @@ static void walk_join(const struct walk *walk, uint32_t part_n, const float *gai
                                       .hidden = model->desc.hidden,
                                       .part_n = part_n,
                                       .parts = {walk->part},
-                                      .multiplier = model->desc.residual_multiplier,
+                                      .multipliers = {1},
                                       .gain = gain,
                                       .eps = model->desc.norm_eps,
                                       .x = walk->x,
@@ -198,6 +198,7 @@ static void walk_results(const struct walk *walk, const struct kern_part *part, 
                                            .w = model->head,
                                            .vocab_n = desc->vocab_n,
                                            .hidden = desc->hidden,
+                                           .multiplier = desc->head_multiplier,
                                            .logits = walk->logits,
                                            .logit_rows = walk_logit_rows(walk),
                                            .out = walk->tokens + sample_n,
@@ -209,6 +210,7 @@ static void walk_results(const struct walk *walk, const struct kern_part *part, 
                                           .w = model->head,
                                           .vocab_n = desc->vocab_n,
                                           .hidden = desc->hidden,
+                                          .multiplier = desc->head_multiplier,
                                           .logits = walk->logits,
                                       });
         model->kern->sample(model->dev, &(struct kern_sample){

@@ -158,6 +158,9 @@ static void attend_rows(struct attend_piece *a)
         size_t row = a->row_first + i / a->per_kv;
         size_t head = a->kv_head * a->per_kv + i % a->per_kv;
         size_t at = (row * op->head_n + head) * op->head_dim;
+        if (op->gate) {
+            a->dev->path->rows->gate(a->scratch->o + i * stride, op->gate + at, op->head_dim);
+        }
         a->dev->path->rows->to_held(held, a->scratch->o + i * stride, 1.0f / a->sum[i],
                                     op->head_dim, (char *)op->out + at * dtype_bytes(held));
     }

@@ -5,6 +5,7 @@
 struct head_job {
     struct kern_dev *dev;
     struct cpu_product product;
+    float multiplier;
     const struct kern_sample *sample;
     const struct kern_score *score;
     uint32_t first; /* score: of the step's scores */
@@ -20,15 +21,20 @@ static void head_unit(void *arg, uint32_t group, uint32_t member)
         ahead < layout_group_n(p.n) ? layout_group(dev->args.held, p.w, p.k, ahead) : NULL;
     p.spare = dev->scratch[member].tile;
     struct cpu_gemm done = cpu_product_begin(dev, &p, group, next);
+    uint32_t n = MIN(p.n - group * LAYOUT_GROUP, LAYOUT_GROUP);
+    for (uint32_t r = 0; r < p.row_n && job->multiplier != 1; r++) {
+        dev->path->rows->scale(done.out + r * done.stride, job->multiplier, n);
+    }
     cpu_product_end(&p, group, &done);
 }
 
-/* logits[i] = W x[dev->rows[i]] for i < row_n. */
+/* logits[i] = multiplier * W x[dev->rows[i]] for i < row_n. */
 static void head_logits(struct kern_dev *dev, const struct kern_head *op, uint32_t row_n)
 {
     struct cpu_pack pack = {op->x, op->hidden, dev->rows, row_n, op->hidden, dev->x};
     struct head_job job = {
         .dev = dev,
+        .multiplier = op->multiplier,
         .product = {.x = dev->x,
                     .w = op->w,
                     .n = op->vocab_n,
@@ -100,7 +106,7 @@ static void head_score_unit(void *arg, uint32_t index, uint32_t member)
 
 void cpu_score(struct kern_dev *dev, const struct kern_score *op)
 {
-    struct kern_head head = {op->x, op->w, op->vocab_n, op->hidden, op->logits};
+    struct kern_head head = {op->x, op->w, op->vocab_n, op->hidden, op->multiplier, op->logits};
     uint32_t piece = MIN(op->logit_rows, dev->args.row_max);
     for (uint32_t first = 0; first < dev->step.score_n; first += piece) {
         uint32_t n = MIN(piece, dev->step.score_n - first);

@@ -15,6 +15,16 @@ struct linear_job {
 
 #define LINEAR_POST_ROWS 4u
 
+/* Columns of the sites before `site` in a row of what STORE writes; of all, with site_n. */
+static uint32_t linear_columns(const struct kern_linear *op, uint32_t site)
+{
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < site; s++) {
+        n += op->sites[s].n;
+    }
+    return n;
+}
+
 /* Row r of q, k, v lies in dev->acc; sites follow one another, padded to whole tiles. */
 static size_t linear_acc_stride(const struct kern_linear *op)
 {
@@ -42,8 +52,8 @@ static struct cpu_product linear_product(const struct linear_job *job, uint32_t 
     };
     switch (op->post) {
     case KERN_POST_STORE:
-        p.out = op->out;
-        p.stride = n;
+        p.out = (float *)op->out + linear_columns(op, site);
+        p.stride = linear_columns(op, op->site_n);
         p.out_n = n;
         break;
     case KERN_POST_PART:
@@ -119,8 +129,8 @@ static void linear_act_mul_unit(void *arg, uint32_t index, uint32_t member)
     for (uint32_t r = 0; r < gate.row_n; r++) {
         size_t row = (size_t)band * job->band_rows + r;
         char *out = (char *)job->op->out + (row * gate.n + first) * bytes;
-        dev->path->rows->act_mul(dev->args.held, g.out + r * g.stride, u.out + r * u.stride, n,
-                                 out);
+        dev->path->rows->act_mul(dev->args.held, g.out + r * g.stride, job->op->gate_multiplier,
+                                 u.out + r * u.stride, n, out);
     }
 }
 
@@ -135,17 +145,23 @@ static void linear_heads_row(struct kern_dev *dev, const struct kern_linear *op,
     float *q = dev->acc + row * linear_acc_stride(op);
     float *k = q + cpu_part_stride(op->sites[0].n);
     float *v = k + cpu_part_stride(op->sites[1].n);
+    uint32_t q_each = (heads->gate_out ? 2 : 1) * dim; /* a query head, and its gate */
     for (uint32_t h = 0; h < heads->head_n + heads->kv_head_n; h++) {
         bool is_q = h < heads->head_n;
-        float *head = is_q ? q + h * dim : k + (h - heads->head_n) * dim;
+        float *head = is_q ? q + h * q_each : k + (h - heads->head_n) * dim;
         const float *gain = is_q ? heads->q_norm : heads->k_norm;
+        size_t at = ((size_t)row * heads->head_n + h) * dim;
         if (gain) {
             rows->norm(head, gain, heads->norm_eps, dim);
         }
         rows->rope(head, cos_sin, half);
+        if (is_q) {
+            memcpy(heads->q_out + at, head, dim * sizeof *head);
+        }
+        if (is_q && heads->gate_out) {
+            memcpy(heads->gate_out + at, head + dim, dim * sizeof *head);
+        }
     }
-    memcpy(heads->q_out + (size_t)row * heads->head_n * dim, q,
-           sizeof(float) * heads->head_n * dim);
     cpu_kv_write(dev, heads, row, k, v);
 }
 

@@ -47,13 +47,13 @@ struct cpu_mm {
     void (*run)(const struct cpu_gemm *gemm);
 };
 
-/* h += multiplier * (p0 + p1), x = held(rms_norm(h) * gain); p0 or p1 may be NULL, from the back.
- */
+/* h += m0 * p0 + m1 * p1, x = held(rms_norm(h) * gain); p0 or p1 may be NULL, from the back. */
 struct cpu_join_row {
     float *h;
     const float *p0;
     const float *p1;
-    float multiplier;
+    float m0;
+    float m1;
     const float *gain;
     float eps;
     uint32_t n;
@@ -72,7 +72,10 @@ struct cpu_softmax {
 
 struct cpu_rows {
     void (*join)(enum dtype held, const struct cpu_join_row *row);
-    void (*act_mul)(enum dtype held, const float *gate, const float *up, uint32_t n, void *out);
+    /* out = held(silu(factor * gate) * up) */
+    void (*act_mul)(enum dtype held, const float *gate, float factor, const float *up, uint32_t n,
+                    void *out);
+    void (*gate)(float *x, const float *gate, uint32_t n); /* x *= sigmoid(gate) */
     void (*to_held)(enum dtype held, const float *x, float factor, uint32_t n, void *out);
     void (*add)(float *x, const float *y, uint32_t n);
     void (*scale)(float *x, float factor, uint32_t n);

@@ -54,11 +54,11 @@ static inline void rows_join(enum dtype held, const struct cpu_join_row *row)
         uint32_t left = row->n - i;
         struct vec h = rows_load(row->h + i, left);
         if (row->p0) {
-            struct vec sum = rows_load(row->p0 + i, left);
+            struct vec sum = vec_mul(vec_set1(row->m0), rows_load(row->p0 + i, left));
             if (row->p1) {
-                sum = vec_add(sum, rows_load(row->p1 + i, left));
+                sum = vec_fma(vec_set1(row->m1), rows_load(row->p1 + i, left), sum);
             }
-            h = vec_fma(vec_set1(row->multiplier), sum, h);
+            h = vec_add(h, sum);
             rows_store(row->h + i, h, left);
         }
         squares = vec_fma(h, h, squares);
@@ -71,15 +71,27 @@ static inline void rows_join(enum dtype held, const struct cpu_join_row *row)
     }
 }
 
-static inline void rows_act_mul(enum dtype held, const float *gate, const float *up, uint32_t n,
-                                void *out)
+static ALWAYS_INLINE struct vec rows_silu(struct vec g)
+{
+    struct vec e = vec_exp(vec_sub(vec_set1(0.0f), g));
+    return vec_div(g, vec_add(vec_set1(1.0f), e));
+}
+
+static inline void rows_act_mul(enum dtype held, const float *gate, float factor, const float *up,
+                                uint32_t n, void *out)
+{
+    for (uint32_t i = 0; i < n; i += VEC_N) {
+        struct vec g = vec_mul(rows_load(gate + i, n - i), vec_set1(factor));
+        rows_store_held(held, out, i, vec_mul(rows_silu(g), rows_load(up + i, n - i)), n);
+    }
+}
+
+static inline void rows_gate(float *x, const float *gate, uint32_t n)
 {
     const struct vec one = vec_set1(1.0f);
     for (uint32_t i = 0; i < n; i += VEC_N) {
-        struct vec g = rows_load(gate + i, n - i);
-        struct vec e = vec_exp(vec_sub(vec_set1(0.0f), g));
-        struct vec silu = vec_div(g, vec_add(one, e));
-        rows_store_held(held, out, i, vec_mul(silu, rows_load(up + i, n - i)), n);
+        struct vec e = vec_exp(vec_sub(vec_set1(0.0f), rows_load(gate + i, n - i)));
+        rows_store(x + i, vec_div(rows_load(x + i, n - i), vec_add(one, e)), n - i);
     }
 }
 
@@ -190,8 +202,8 @@ static inline float rows_lse(const float *logits, uint32_t n)
 
 #define ROWS_TABLE                                                                                 \
     {                                                                                              \
-        rows_join, rows_act_mul, rows_to_held, rows_add, rows_scale, rows_norm, rows_rope,         \
-            rows_softmax, rows_lse                                                                 \
+        rows_join, rows_act_mul, rows_gate, rows_to_held, rows_add, rows_scale, rows_norm,         \
+            rows_rope, rows_softmax, rows_lse                                                      \
     }
 
 #endif

@@ -293,8 +293,8 @@ static DEV void attend_store(const attend_job &job, const attend_item &item, uin
 {
     uint32_t dim = job.op.head_dim;
     T *out = static_cast<T *>(job.op.out);
-    out[((size_t)item.row * job.op.head_n + item.head_first + i / dim) * dim + i % dim] =
-        from_f32<T>(f.v / f.sum);
+    size_t at = ((size_t)item.row * job.op.head_n + item.head_first + i / dim) * dim + i % dim;
+    out[at] = from_f32<T>(attend_gated(job.op.gate, at, f.v / f.sum));
 }
 
 /* All splits of a row were written: folds them in order. */

@@ -5,6 +5,13 @@
 
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/fmath.h"
+
+/* v times the sigmoid of its gate, where there is one. */
+static DEV float attend_gated(const float *gate, size_t at, float v)
+{
+    return gate ? v / (1.0f + fmath_exp(-gate[at])) : v;
+}
 
 enum attend_which { ATTEND_K, ATTEND_V };
 

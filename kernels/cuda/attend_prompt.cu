@@ -260,9 +260,11 @@ static DEV void prompt_store(const prompt_job &job, const prompt_item &item,
         UNROLL
         for (int n = 0; n < DIM / 8; n++) {
             uint32_t d = n * 8 + threadIdx.x % 4 * 2;
-            uint32_t pair =
-                pack2<T>((acc[n][2 * r] + 0.0f) * inverse, (acc[n][2 * r + 1] + 0.0f) * inverse);
             if (item.at[r] != PROMPT_NONE && d < job.op.head_dim) {
+                float a = (acc[n][2 * r] + 0.0f) * inverse;
+                float b = (acc[n][2 * r + 1] + 0.0f) * inverse;
+                uint32_t pair = pack2<T>(attend_gated(job.op.gate, item.at[r] + d, a),
+                                         attend_gated(job.op.gate, item.at[r] + d + 1, b));
                 memcpy(out + d, &pair, sizeof pair);
             }
         }

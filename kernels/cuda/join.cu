@@ -53,7 +53,8 @@ static __global__ void __launch_bounds__(BLOCK_THREADS) join(const cuda_step *st
     for (uint32_t i = threadIdx.x; i < op.hidden; i += BLOCK_THREADS) {
         float v = h[i];
         if (op.part_n > 0) {
-            v += op.multiplier * (op.part_n > 1 ? p0[i] + p1[i] : p0[i]);
+            float sum = op.multipliers[0] * p0[i];
+            v += op.part_n > 1 ? sum + op.multipliers[1] * p1[i] : sum;
             h[i] = v;
         }
         squares += v * v;

@@ -319,6 +319,7 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
     struct linear_job job = {};
     job.step = ctx->step;
     job.op = *op;
+    job.store_multiplier = 1;
     job.stride = cuda_stride(op->k);
     job.slice_n = linear_slice_n(op->k);
     job.slice_k = linear_slice_k(op->k);
@@ -392,6 +393,7 @@ void cuda_logits(const struct cuda_ctx *ctx, const struct cuda_gather *op)
     linear.out = op->out;
     struct linear_job job = linear_prepare(ctx, &linear);
     job.has_lowrank = false;
+    job.store_multiplier = op->multiplier;
     job.is_gathered = true;
     job.from = op->from;
     job.first = op->first;
@@ -403,8 +405,8 @@ void cuda_head(const struct cuda_ctx *ctx, const struct kern_head *op)
 {
     if (ctx->sample_cap > 0) {
         struct cuda_gather gather = {
-            op->x, op->w,           op->vocab_n, op->hidden, CUDA_GATHER_SAMPLES,
-            0,     ctx->sample_cap, op->logits};
+            op->x, op->w,           op->vocab_n,    op->hidden, CUDA_GATHER_SAMPLES,
+            0,     ctx->sample_cap, op->multiplier, op->logits};
         cuda_logits(ctx, &gather);
     }
 }

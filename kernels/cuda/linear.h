@@ -20,7 +20,7 @@
 #include "kernels/cuda/ops.h"
 
 #define LINEAR_THREADS 128
-#define LINEAR_SITES   3 /* of one group of linears */
+#define LINEAR_SITES   4 /* of one group of linears */
 #define LINEAR_TILES                                                                               \
     1024 /* adapter tiles of one tile of tokens: 128 rows, LIMIT_REQUEST_ADAPTERS each */
 #define LINEAR_ALIGN  64 /* words: pieces of the workspace */
@@ -53,6 +53,7 @@ struct linear_job {
     float *partial; /* [token tiles][slices][group_n * group_rows][tokens] */
     float *u;       /* [token tiles][slices][u_stride] */
     size_t u_stride;
+    float store_multiplier; /* KERN_POST_STORE */
     /* Heads. */
     cuda_kv kv;
     const float *rope; /* [row][rotary_n / 2][2] */

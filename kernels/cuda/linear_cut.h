@@ -33,13 +33,31 @@ struct linear_cut {
     size_t smem;                /* bytes of dynamic shared memory */
 };
 
+/* Heads of the q site: queries, and their gates. */
+BOTH_INLINE uint32_t linear_query_heads(const struct kern_heads *heads)
+{
+    return heads->gate_out ? 2 * heads->head_n : heads->head_n;
+}
+
+/* Groups of one site of a post that takes its sites one by one. */
+BOTH_INLINE uint32_t linear_site_groups(const struct kern_linear *op, uint32_t site)
+{
+    return (op->sites[site].n + LINEAR_GROUP - 1) / LINEAR_GROUP;
+}
+
 static inline uint32_t linear_group_n(const struct kern_linear *op)
 {
-    uint32_t each = op->post == KERN_POST_ACT_MUL ? LINEAR_GROUP / 2 : LINEAR_GROUP;
+    uint32_t n = 0;
     if (op->post == KERN_POST_HEADS) {
-        return op->heads.head_n + 2 * op->heads.kv_head_n;
+        return linear_query_heads(&op->heads) + 2 * op->heads.kv_head_n;
     }
-    return (op->sites[0].n + each - 1) / each;
+    if (op->post == KERN_POST_ACT_MUL) {
+        return (op->sites[0].n + LINEAR_GROUP / 2 - 1) / (LINEAR_GROUP / 2);
+    }
+    for (uint32_t s = 0; s < op->site_n; s++) {
+        n += linear_site_groups(op, s);
+    }
+    return n;
 }
 
 /* Pitch of x in shared memory: 64 bytes modulo 128 where the slice is a multiple of 128 bytes. */

@@ -67,16 +67,23 @@ template <class T> static DEV T finish_held(const linear_job &job, float v)
     return from_f32<T>(v);
 }
 
+/* The outputs of all sites of a row side by side. */
 static DEV void finish_store(const linear_job &job, const linear_out &out)
 {
-    uint32_t n = job.op.sites[0].n;
+    linear_place p = linear_place_of(job, out.group, 0);
+    uint32_t before = 0;
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < job.op.site_n; s++) {
+        before += s < p.site ? job.op.sites[s].n : 0;
+        n += job.op.sites[s].n;
+    }
     for (uint32_t i = threadIdx.x; i < job.group_rows * out.token_n; i += LINEAR_THREADS) {
         uint32_t r = i % job.group_rows;
         uint32_t token = i / job.group_rows;
-        uint32_t row = out.group * LINEAR_GROUP + r;
-        if (row < n) {
+        if (p.row + r < job.op.sites[p.site].n) {
             float *to = static_cast<float *>(job.op.out);
-            to[(size_t)(out.token_first + token) * n + row] = out.y[r * out.pitch + token];
+            to[(size_t)(out.token_first + token) * n + before + p.row + r] =
+                job.store_multiplier * out.y[r * out.pitch + token];
         }
     }
 }
@@ -94,7 +101,7 @@ template <class T> static DEV void finish_act_mul(const linear_job &job, const l
             float up = out.y[(r + half) * out.pitch + token];
             T *to = static_cast<T *>(job.op.out);
             to[(size_t)(out.token_first + token) * n + row] =
-                finish_held<T>(job, fmath_silu(gate) * up);
+                finish_held<T>(job, fmath_silu(job.op.gate_multiplier * gate) * up);
         }
     }
 }
@@ -132,8 +139,8 @@ static DEV void finish_rope(const linear_job &job, float *y, uint32_t pitch, uin
     __syncwarp();
 }
 
-/* One head of one token, by one warp: norm and rope of q and k; q to memory, k and v into the page.
- */
+/* One head of one token, by one warp: norm and rope of q and k; q and a gate to memory, k and v
+ * into the page. */
 template <class T>
 static DEV void finish_head(const linear_job &job, const linear_out &out, uint32_t token)
 {
@@ -142,15 +149,18 @@ static DEV void finish_head(const linear_job &job, const linear_out &out, uint32
     float *y = out.y + token;
     linear_place p = linear_place_of(job, out.group, 0);
     uint32_t head = p.row / h.head_dim;
+    bool is_gate = p.site == 0 && h.gate_out && head % 2 == 1;
     const float *gain = p.site == 0 ? h.q_norm : p.site == 1 ? h.k_norm : nullptr;
-    if (gain) {
+    if (gain && !is_gate) {
         finish_norm(job, y, out.pitch, gain);
     }
-    if (p.site < 2) {
+    if (p.site < 2 && !is_gate) {
         finish_rope(job, y, out.pitch, row);
     }
     if (p.site == 0) {
-        float *to = h.q_out + ((size_t)row * h.head_n + head) * h.head_dim;
+        head = h.gate_out ? head / 2 : head;
+        float *to = is_gate ? h.gate_out : h.q_out;
+        to += ((size_t)row * h.head_n + head) * h.head_dim;
         for (uint32_t i = threadIdx.x % 32; i < h.head_dim; i += 32) {
             to[i] = y[i * out.pitch];
         }

@@ -19,10 +19,17 @@ static DEV linear_place linear_place_of(const linear_job &job, uint32_t group, u
         p.row = group * (LINEAR_GROUP / 2) + r % (LINEAR_GROUP / 2);
     } else if (job.op.post == KERN_POST_HEADS) {
         const kern_heads &h = job.op.heads;
-        p.site = group < h.head_n ? 0 : group < h.head_n + h.kv_head_n ? 1 : 2;
-        uint32_t head = p.site == 0 ? group : group - h.head_n - (p.site - 1) * h.kv_head_n;
+        uint32_t q_n = linear_query_heads(&h);
+        p.site = group < q_n ? 0 : group < q_n + h.kv_head_n ? 1 : 2;
+        uint32_t head = p.site == 0 ? group : group - q_n - (p.site - 1) * h.kv_head_n;
         p.row = head * h.head_dim + r;
         p.row = r < h.head_dim ? p.row : UINT32_MAX;
+    } else {
+        while (p.site + 1 < job.op.site_n && group >= linear_site_groups(&job.op, p.site)) {
+            group -= linear_site_groups(&job.op, p.site);
+            p.site++;
+        }
+        p.row = group * LINEAR_GROUP + r;
     }
     p.row = p.row < job.op.sites[p.site].n ? p.row : UINT32_MAX;
     return p;

@@ -113,9 +113,9 @@ void cuda_head(const struct cuda_ctx *ctx, const struct kern_head *op);
 void cuda_sample(const struct cuda_ctx *ctx, const struct kern_sample *op);
 void cuda_score(const struct cuda_ctx *ctx, const struct kern_score *op);
 
-/* out[i] = W x[row of entry first + i] in fp32 for i < min(cap, entries - first), the entries being
- * the part's samples or scores. Rows of out behind those are not written. linear.cu; what the head
- * of samples and scores is made of. */
+/* out[i] = multiplier * W x[row of entry first + i] in fp32 for i < min(cap, entries - first), the
+ * entries being the part's samples or scores. Rows of out behind those are not written. linear.cu;
+ * what the head of samples and scores is made of. */
 enum cuda_gather_from { CUDA_GATHER_SAMPLES, CUDA_GATHER_SCORES };
 
 struct cuda_gather {
@@ -125,6 +125,7 @@ struct cuda_gather {
     enum cuda_gather_from from;
     uint32_t first;
     uint32_t cap;
+    float multiplier;
     float *out; /* dev [cap, n] */
 };
 void cuda_logits(const struct cuda_ctx *ctx, const struct cuda_gather *op);

@@ -23,8 +23,8 @@ void cuda_score(const struct cuda_ctx *ctx, const struct kern_score *op)
 {
     for (uint32_t first = 0; first < ctx->score_n; first += op->logit_rows) {
         uint32_t n = op->logit_rows < ctx->score_n - first ? op->logit_rows : ctx->score_n - first;
-        struct cuda_gather gather = {op->x, op->w, op->vocab_n, op->hidden, CUDA_GATHER_SCORES,
-                                     first, n,     op->logits};
+        struct cuda_gather gather = {op->x, op->w, op->vocab_n,    op->hidden, CUDA_GATHER_SCORES,
+                                     first, n,     op->multiplier, op->logits};
         launch_cfg cfg = {dim3(n), dim3(BLOCK_THREADS), 0, false, ctx->stream};
         cuda_logits(ctx, &gather);
         launch(cfg, score_piece, ctx->step, *op, first);

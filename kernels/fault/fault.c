@@ -128,6 +128,18 @@ static size_t fault_kv_bytes(enum dtype held, const struct kern_kv *kv)
     return fault_inner->kv_bytes(held, kv);
 }
 
+static int fault_state_open(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                            struct err *err)
+{
+    size_t bytes = kern_state_bytes(state);
+    int rc = fault_admit(dev, bytes, err);
+    if (rc == 0) {
+        rc = dev->inner->state_open(dev->inner_dev, state, out_dev, err);
+    }
+    dev->reserve_bytes += rc == 0 ? bytes : 0;
+    return rc;
+}
+
 static size_t fault_workspace_bytes(const struct kern_open *args, const struct kern_kv *kv,
                                     size_t *out_host)
 {
@@ -242,6 +254,8 @@ FAULT_PASS(embed)
 FAULT_PASS(join)
 FAULT_PASS(linear)
 FAULT_PASS(attend)
+FAULT_PASS(gdn)
+FAULT_PASS(ssd)
 FAULT_PASS(head)
 FAULT_PASS(sample)
 FAULT_PASS(score)
@@ -260,6 +274,7 @@ struct kern kern_fault = {
     .discard = fault_discard,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
+    .state_open = fault_state_open,
     .workspace_bytes = fault_workspace_bytes,
     .weight_bytes = fault_weight_bytes,
     .weight_pack = fault_weight_pack,
@@ -278,6 +293,8 @@ struct kern kern_fault = {
     .join = fault_join,
     .linear = fault_linear,
     .attend = fault_attend,
+    .gdn = fault_gdn,
+    .ssd = fault_ssd,
     .head = fault_head,
     .sample = fault_sample,
     .score = fault_score,

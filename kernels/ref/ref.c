@@ -118,6 +118,20 @@ static int ref_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct er
     return rc;
 }
 
+static int ref_state_open(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                          struct err *err)
+{
+    void *data = NULL;
+    ASSERT(!dev->state_data);
+    int rc = ref_reserve(dev, kern_state_bytes(state), &data, err);
+    if (rc == 0) {
+        dev->state = *state;
+        dev->state_data = data;
+        *out_dev = data;
+    }
+    return rc;
+}
+
 void *ref_kv_at(const struct kern_dev *dev, const struct kern_seq *seq, uint32_t layer,
                 uint32_t which, uint32_t kv_head, uint32_t pos)
 {
@@ -257,6 +271,7 @@ const struct kern kern_ref = {
     .discard = kern_discard_nothing,
     .kv_open = ref_kv_open,
     .kv_bytes = ref_kv_bytes,
+    .state_open = ref_state_open,
     .workspace_bytes = ref_workspace_bytes,
     .weight_bytes = ref_weight_bytes,
     .weight_pack = ref_weight_pack,
@@ -275,6 +290,8 @@ const struct kern kern_ref = {
     .join = ref_join,
     .linear = ref_linear,
     .attend = ref_attend,
+    .gdn = ref_gdn,
+    .ssd = ref_ssd,
     .head = ref_head,
     .sample = ref_sample,
     .score = ref_score,

@@ -74,7 +74,8 @@ static void ref_attend_head(const struct kern_dev *dev, const struct kern_attend
         ref_attend_block(dev, k, v, MIN(pos_n - first, LIMIT_KV_PAGE), q, &state);
     }
     for (uint32_t d = 0; d < dim; d++) {
-        ref_store(dev, op->out, at + d, state.acc[d] / state.sum);
+        float gate = op->gate ? 1.0f / (1.0f + fmath_exp(-op->gate[at + d])) : 1.0f;
+        ref_store(dev, op->out, at + d, state.acc[d] / state.sum * gate);
     }
 }
 

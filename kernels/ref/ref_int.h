@@ -17,6 +17,8 @@ struct kern_dev {
     struct ref_block *blocks; /* newest first */
     struct kern_kv kv;
     void *kv_data;
+    struct kern_state state;
+    float *state_data;
     const void **versions; /* [version_max]: effect blocks, NULL where none */
     uint32_t *slot_token;  /* [slot_max]: last sampled token */
     uint16_t *counts;      /* [slot_max, vocab_n]: tokens so far (kernels/sample.h) */
@@ -66,6 +68,14 @@ float ref_dot(const struct kern_dev *dev, const void *w, size_t at, uint32_t k, 
 void ref_matvec(const struct kern_dev *dev, const void *w, uint32_t n, uint32_t k, const float *x,
                 float *y);
 
+/* v *= factor. */
+static inline void ref_scale(float *v, uint32_t n, float factor)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        v[i] *= factor;
+    }
+}
+
 /* Row `row` of a held matrix, widened into dev->x. */
 const float *ref_widen(struct kern_dev *dev, const void *x, uint32_t row, uint32_t k);
 
@@ -73,6 +83,8 @@ void ref_embed(struct kern_dev *dev, const struct kern_embed *op);
 void ref_join(struct kern_dev *dev, const struct kern_join *op);
 void ref_linear(struct kern_dev *dev, const struct kern_linear *op);
 void ref_attend(struct kern_dev *dev, const struct kern_attend *op);
+void ref_gdn(struct kern_dev *dev, const struct kern_gdn *op);
+void ref_ssd(struct kern_dev *dev, const struct kern_ssd *op);
 void ref_head(struct kern_dev *dev, const struct kern_head *op);
 void ref_sample(struct kern_dev *dev, const struct kern_sample *op);
 void ref_score(struct kern_dev *dev, const struct kern_score *op);

@@ -105,9 +105,10 @@ void ref_join(struct kern_dev *dev, const struct kern_join *op)
         for (uint32_t i = 0; i < op->hidden && op->part_n > 0; i++) {
             float sum = 0;
             for (uint32_t part = 0; part < op->part_n; part++) {
-                sum += ((const float *)op->parts[part])[(size_t)row * op->hidden + i];
+                const float *p = op->parts[part];
+                sum += op->multipliers[part] * p[(size_t)row * op->hidden + i];
             }
-            h[i] += op->multiplier * sum;
+            h[i] += sum;
         }
         ref_rms_norm(h, op->hidden, op->gain, op->eps, dev->y);
         for (uint32_t i = 0; i < op->hidden; i++) {
@@ -185,17 +186,21 @@ static void ref_heads(struct kern_dev *dev, const struct kern_heads *heads, uint
     ASSERT_CMP(dim, ==, dev->kv.head_dim);
     ASSERT_CMP(heads->kv_head_n, ==, dev->kv.kv_head_n);
     ASSERT_CMP(dev->step.rotary_n, <=, dim);
-    float *q_out = heads->q_out + (size_t)row * heads->head_n * dim;
+    uint32_t each = heads->gate_out ? 2 : 1; /* a query head, and its gate */
     for (uint32_t head = 0; head < heads->head_n; head++) {
-        float *q = y + (size_t)head * dim;
+        float *q = y + (size_t)head * each * dim;
+        size_t at = ((size_t)row * heads->head_n + head) * dim;
         ref_head_post(dev, heads, row, heads->q_norm, q);
-        memcpy(q_out + (size_t)head * dim, q, dim * sizeof *q);
+        memcpy(heads->q_out + at, q, dim * sizeof *q);
+        if (heads->gate_out) {
+            memcpy(heads->gate_out + at, q + dim, dim * sizeof *q);
+        }
     }
     const struct kern_seq *seq = dev->row_seq[row];
     ASSERT(seq);
     uint32_t pos = dev->step.rows[row].pos;
     for (uint32_t head = 0; head < heads->kv_head_n; head++) {
-        float *k = y + (size_t)(heads->head_n + head) * dim;
+        float *k = y + ((size_t)heads->head_n * each + head) * dim;
         float *v = k + (size_t)heads->kv_head_n * dim;
         ref_head_post(dev, heads, row, heads->k_norm, k);
         void *k_out = ref_kv_at(dev, seq, heads->kv_layer, 0, head, pos);
@@ -207,9 +212,10 @@ static void ref_heads(struct kern_dev *dev, const struct kern_heads *heads, uint
     }
 }
 
-static void ref_post(struct kern_dev *dev, const struct kern_linear *op, uint32_t row, float *y)
+/* y = the row's n outputs of all sites, one site after another. */
+static void ref_post(struct kern_dev *dev, const struct kern_linear *op, uint32_t row, uint32_t n,
+                     float *y)
 {
-    uint32_t n = op->sites[0].n;
     switch (op->post) {
     case KERN_POST_STORE:
     case KERN_POST_PART:
@@ -219,8 +225,10 @@ static void ref_post(struct kern_dev *dev, const struct kern_linear *op, uint32_
         ref_heads(dev, &op->heads, row, y);
         break;
     case KERN_POST_ACT_MUL:
+        n = op->sites[0].n;
         for (uint32_t i = 0; i < n; i++) {
-            ref_store(dev, op->out, (size_t)row * n + i, fmath_silu(y[i]) * y[n + i]);
+            ref_store(dev, op->out, (size_t)row * n + i,
+                      fmath_silu(op->gate_multiplier * y[i]) * y[n + i]);
         }
         break;
     }
@@ -242,7 +250,7 @@ void ref_linear(struct kern_dev *dev, const struct kern_linear *op)
             }
             ref_effects(dev, site, op->k, row, y);
         }
-        ref_post(dev, op, row, dev->y);
+        ref_post(dev, op, row, at, dev->y);
     }
 }
 
@@ -250,6 +258,8 @@ void ref_head(struct kern_dev *dev, const struct kern_head *op)
 {
     for (uint32_t i = 0; i < dev->step.sample_n; i++) {
         const float *x = ref_widen(dev, op->x, dev->step.samples[i].row, op->hidden);
-        ref_matvec(dev, op->w, op->vocab_n, op->hidden, x, op->logits + (size_t)i * op->vocab_n);
+        float *logits = op->logits + (size_t)i * op->vocab_n;
+        ref_matvec(dev, op->w, op->vocab_n, op->hidden, x, logits);
+        ref_scale(logits, op->vocab_n, op->multiplier);
     }
 }

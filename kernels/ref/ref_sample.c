@@ -31,6 +31,7 @@ void ref_score(struct kern_dev *dev, const struct kern_score *op)
         const struct kern_score_row *score = &step->scores[i];
         const float *x = ref_widen(dev, op->x, score->row, op->hidden);
         ref_matvec(dev, op->w, op->vocab_n, op->hidden, x, op->logits);
+        ref_scale(op->logits, op->vocab_n, op->multiplier);
         struct sample_args args = {
             .logits = op->logits,
             .vocab_n = op->vocab_n,

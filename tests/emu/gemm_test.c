@@ -53,7 +53,8 @@ static void world_open(struct world *world, const char *library)
     emu_knobs.cublaslt = library;
     assert_int_equal(kern_cuda.open(&args, &world->dev, &err), 0);
     assert_int_equal(kern_cuda.kv_open(world->dev, &kv, &err), 0);
-    world->op = (struct kern_linear){.k = K, .site_n = SITES, .post = KERN_POST_ACT_MUL};
+    world->op = (struct kern_linear){
+        .k = K, .site_n = SITES, .post = KERN_POST_ACT_MUL, .gate_multiplier = 1};
     for (uint32_t s = 0; s < SITES; s++) {
         for (uint32_t i = 0; i < N * K; i++) {
             values[i] = value(s + 1, i);

@@ -124,6 +124,7 @@ static void counts_what_saturates(void **state)
                              .site_n = 2,
                              .sites = {{.n = 64, .w = w}, {.n = 64, .w = w}},
                              .post = KERN_POST_ACT_MUL,
+                             .gate_multiplier = 1,
                              .out = take(sizeof out)};
     struct kern_row rows[ROWS] = {{0}};
     assert_int_equal(kern_cuda.saturated_n(dev), 0);

@@ -252,6 +252,7 @@ static void golden_read_logits(struct golden *g, float *logits)
                                               .w = m->head,
                                               .vocab_n = m->desc.vocab_n,
                                               .hidden = m->desc.hidden,
+                                              .multiplier = m->desc.head_multiplier,
                                               .logits = g->walk.logits});
     assert_int_equal(step_end(m->kern, m->dev), 0);
     m->kern->get(m->dev, logits, g->walk.logits,

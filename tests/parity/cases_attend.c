@@ -30,6 +30,7 @@ struct attend_args {
     uint32_t kv_head_n;
     enum attend_layout layout;
     uint32_t k; /* heads: input width */
+    bool has_gate;
     bool has_norm;
     bool has_bias;
     uint32_t rotary_n;
@@ -45,10 +46,11 @@ struct attend_state {
 enum {
     STREAM_X,
     STREAM_Q,
+    STREAM_GATE,
     STREAM_GAIN, /* q, then k */
-    STREAM_W = 4,
-    STREAM_BIAS = 8,
-    STREAM_KV = 12 /* + layer */
+    STREAM_W = 8,
+    STREAM_BIAS = 12,
+    STREAM_KV = 16 /* + layer */
 };
 
 static void attend_world(struct parity_case *c, enum attend_layout layout)
@@ -165,7 +167,7 @@ static void attend_fill(struct rig *rig, const struct parity_case *c)
 }
 
 static void attend_op(struct rig *rig, const struct parity_case *c, const struct world_view *view,
-                      const float *q, uint32_t layer)
+                      const float *q, const float *gate, uint32_t layer)
 {
     const struct attend_args *args = c->args;
     uint32_t head_n = args->group * args->kv_head_n;
@@ -177,6 +179,7 @@ static void attend_op(struct rig *rig, const struct parity_case *c, const struct
         .head_dim = args->dim,
         .scale = 1.0f / sqrtf((float)args->dim),
         .q = q,
+        .gate = gate,
         .out = rig_take(rig, (size_t)shape[0] * shape[1] * dtype_bytes(rig->held)),
     };
     rig->kern->attend(rig->dev, &op);
@@ -197,9 +200,14 @@ static void attend_run(struct rig *rig, const struct parity_case *c, const struc
     size_t width = (size_t)args->group * args->kv_head_n * args->dim;
     const float *q = parity_floats(c, STREAM_Q, c->world.row_n * width, 4.0f);
     const float *q_dev = rig_put(rig, q + view->first * width, view->row_n * width * sizeof *q);
+    const float *gate = NULL;
+    if (args->has_gate) {
+        gate = parity_floats(c, STREAM_GATE, c->world.row_n * width, 3.0f);
+        gate = rig_put(rig, gate + view->first * width, view->row_n * width * sizeof *gate);
+    }
     step_begin(rig->kern, rig->dev, &view->step);
     for (uint32_t layer = 0; layer < ATTEND_LAYERS; layer++) {
-        attend_op(rig, c, view, q_dev, layer);
+        attend_op(rig, c, view, q_dev, gate, layer);
     }
     ASSERT_CMP(step_end(rig->kern, rig->dev), ==, 0);
 }
@@ -214,6 +222,12 @@ static const float *heads_gain(struct rig *rig, const struct parity_case *c, uin
     return rig_put(rig, gain, args->dim * sizeof *gain);
 }
 
+static uint32_t heads_site_n(const struct attend_args *args, uint32_t s)
+{
+    uint32_t each = s > 0 ? 1 : args->has_gate ? 2 * args->group : args->group;
+    return args->kv_head_n * args->dim * each;
+}
+
 static void heads_prepare(struct rig *rig, const struct parity_case *c)
 {
     const struct attend_args *args = c->args;
@@ -221,7 +235,7 @@ static void heads_prepare(struct rig *rig, const struct parity_case *c)
     struct attend_state *state = arena_alloc(&rig->arena, sizeof *state);
     rig->state = state;
     for (uint32_t s = 0; s < 3; s++) {
-        uint32_t n = args->kv_head_n * args->dim * (s == 0 ? args->group : 1);
+        uint32_t n = heads_site_n(args, s);
         struct kern_matrix w = parity_matrix(c, STREAM_W + s, n, args->k);
         state->w[s] = rig_weight(rig, &w);
         if (args->has_bias) {
@@ -258,16 +272,22 @@ static void heads_run(struct rig *rig, const struct parity_case *c, const struct
                   .q_out = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float))},
     };
     for (uint32_t s = 0; s < 3; s++) {
-        uint32_t n = args->kv_head_n * args->dim * (s == 0 ? args->group : 1);
+        uint32_t n = heads_site_n(args, s);
         op.sites[s] =
             (struct kern_linear_site){.site = s, .n = n, .w = state->w[s], .bias = state->bias[s]};
     }
+    if (args->has_gate) {
+        op.heads.gate_out = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float));
+    }
     step_begin(rig->kern, rig->dev, &view->step);
     rig->kern->linear(rig->dev, &op);
-    attend_op(rig, c, view, op.heads.q_out, 1);
+    attend_op(rig, c, view, op.heads.q_out, op.heads.gate_out, 1);
     ASSERT_CMP(step_end(rig->kern, rig->dev), ==, 0);
-    rig_out_f32(rig, "q", op.heads.q_out, shape,
-                (struct rig_bound){.relative = 2e-5f, .floor = 0.5f});
+    struct rig_bound bound = {.relative = 2e-5f, .floor = 0.5f};
+    rig_out_f32(rig, "q", op.heads.q_out, shape, bound);
+    if (args->has_gate) {
+        rig_out_f32(rig, "gate", op.heads.gate_out, shape, bound);
+    }
 }
 
 static void attend_rope(struct parity_case *c, uint32_t rotary_n)
@@ -291,15 +311,15 @@ static void attend_check(const struct attend_args *args, enum dtype held, uint64
     attend_world(&c, args->layout);
     attend_rope(&c, args->rotary_n);
     c.open.k_max = MAX(ATTEND_FEED_K, args->k);
-    c.open.n_max = MAX(3, args->group + 2) * width;
+    c.open.n_max = MAX(3, 2 * args->group + 2) * width;
     c.args = args;
     c.prepare = args->k > 0 ? heads_prepare : attend_fill;
     c.run = args->k > 0 ? heads_run : attend_run;
     snprintf(c.text, sizeof c.text,
-             "%s %s: head_dim %u, heads %u / %u, %s, k %u, norm %d, bias %d, rotary %u",
+             "%s %s: head_dim %u, heads %u / %u, %s, k %u, gate %d, norm %d, bias %d, rotary %u",
              args->k > 0 ? "heads" : "attend", dtype_name(held), args->dim,
              args->group * args->kv_head_n, args->kv_head_n, attend_layouts[args->layout], args->k,
-             args->has_norm, args->has_bias, args->rotary_n);
+             args->has_gate, args->has_norm, args->has_bias, args->rotary_n);
     parity_check(&c);
     parity_case_done(&c);
 }
@@ -314,7 +334,8 @@ void parity_attend(void)
         struct attend_args args = {.dim = attend_dims[at[0]],
                                    .group = attend_groups[at[1]],
                                    .kv_head_n = attend_dims[at[0]] < 100 ? 1 + i % 2 : 1,
-                                   .layout = (enum attend_layout)at[2]};
+                                   .layout = (enum attend_layout)at[2],
+                                   .has_gate = i % 3 == 1};
         attend_check(&args, i % 2 ? DTYPE_BF16 : DTYPE_F32, 3000 + i);
         attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 3000 + i);
     }
@@ -335,6 +356,7 @@ void parity_heads(void)
                                    .kv_head_n = dim < 100 ? 1 + i % 2 : 1,
                                    .layout = (enum attend_layout)at[2],
                                    .k = ks[at[3]],
+                                   .has_gate = i % 3 == 1,
                                    .has_norm = at[4] == 1,
                                    .has_bias = at[5] == 1,
                                    .rotary_n = at[6] == 0 ? 0 : dim / at[6]};

@@ -10,6 +10,7 @@
 #include "tests/step.h"
 
 #define LINEAR_SITE     2 /* effect table index of the first site; those before it are decoys */
+#define LINEAR_SITES    4
 #define LINEAR_VERSIONS 33
 #define LINEAR_RANK_TOP 256 /* the largest rank of any case */
 
@@ -34,7 +35,7 @@ static const uint32_t linear_ranks[] = {1, 4, 12, 16, 64, 100};
 
 struct linear_args {
     uint32_t k;
-    uint32_t n; /* of each site */
+    uint32_t n; /* of the first site; linear_site_n tells of the others */
     uint32_t rank;
     enum linear_mix mix;
     enum kern_post post;
@@ -44,12 +45,35 @@ struct linear_args {
 };
 
 struct linear_state {
-    const void *w[2];
-    const float *bias[2];
+    const void *w[LINEAR_SITES];
+    const float *bias[LINEAR_SITES];
     const float *gain;
 };
 
-enum { STREAM_X, STREAM_H, STREAM_GAIN, STREAM_W, STREAM_BIAS = 5, STREAM_A = 8, STREAM_B = 16 };
+/* Sites stored side by side are ragged. */
+static uint32_t linear_site_n(const struct linear_args *args, uint32_t s)
+{
+    return args->post == KERN_POST_STORE && s > 0 ? args->n / 2 + s : args->n;
+}
+
+static uint32_t linear_out_n(const struct linear_args *args)
+{
+    uint32_t n = args->n;
+    for (uint32_t s = 1; args->post == KERN_POST_STORE && s < args->site_n; s++) {
+        n += linear_site_n(args, s);
+    }
+    return n;
+}
+
+enum {
+    STREAM_X,
+    STREAM_H,
+    STREAM_GAIN,
+    STREAM_W,
+    STREAM_BIAS = STREAM_W + LINEAR_SITES,
+    STREAM_A = 16,
+    STREAM_B = 24
+};
 
 static uint32_t linear_version_n(enum linear_mix mix)
 {
@@ -136,21 +160,21 @@ static uint32_t linear_rank_max(const struct parity_case *c, const struct linear
 
 /* Packs A and B of one site into a version's block. */
 static void linear_factors(struct rig *rig, const struct parity_case *c, uint32_t stream,
-                           const struct effect_lowrank *site, char *block)
+                           uint32_t n, const struct effect_lowrank *site, char *block)
 {
     const struct linear_args *args = c->args;
     size_t a_n = (size_t)LINEAR_RANK_TOP * args->k;
-    size_t b_n = (size_t)LINEAR_RANK_TOP * args->n;
+    size_t b_n = (size_t)LINEAR_RANK_TOP * (args->n + LINEAR_SITES);
     float a_scale = sqrtf(3.0f / (float)args->k);
     float b_scale = sqrtf(3.0f / (float)site->rank);
     struct kern_matrix a = {
         .data = parity_floats(c, STREAM_A + stream, a_n, a_scale), .n = site->rank, .k = args->k};
     float *b_data = arena_alloc(&rig->arena, b_n * sizeof *b_data);
     const float *unit = parity_floats(c, STREAM_B + stream, b_n, 1.0f);
-    for (size_t i = 0; i < (size_t)args->n * site->rank; i++) {
+    for (size_t i = 0; i < (size_t)n * site->rank; i++) {
         b_data[i] = bf16_round(unit[i] * b_scale);
     }
-    struct kern_matrix b = {.data = b_data, .n = args->n, .k = site->rank};
+    struct kern_matrix b = {.data = b_data, .n = n, .k = site->rank};
     rig->kern->weight_pack(rig->held, &a, block + site->a_at);
     rig->kern->weight_pack(rig->held, &b, block + site->b_at);
 }
@@ -160,8 +184,8 @@ static void linear_version(struct rig *rig, const struct parity_case *c, uint32_
 {
     const struct linear_args *args = c->args;
     const struct kern *kern = rig->kern;
-    uint32_t site_n = LINEAR_SITE + 2;
-    struct effect_lowrank sites[LINEAR_SITE + 2] = {0};
+    uint32_t site_n = LINEAR_SITE + LINEAR_SITES;
+    struct effect_lowrank sites[LINEAR_SITE + LINEAR_SITES] = {0};
     size_t lowrank_at = ROUND_UP(sizeof(struct effect_block), EFFECT_ALIGN);
     size_t bytes = ROUND_UP(lowrank_at + sizeof sites, EFFECT_ALIGN);
     for (uint32_t s = 0; s < args->site_n; s++) {
@@ -171,7 +195,8 @@ static void linear_version(struct rig *rig, const struct parity_case *c, uint32_
         site->a_at = bytes;
         bytes += ROUND_UP(kern->weight_bytes(rig->held, site->rank, args->k), EFFECT_ALIGN);
         site->b_at = bytes;
-        bytes += ROUND_UP(kern->weight_bytes(rig->held, args->n, site->rank), EFFECT_ALIGN);
+        bytes += ROUND_UP(kern->weight_bytes(rig->held, linear_site_n(args, s), site->rank),
+                          EFFECT_ALIGN);
     }
     struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
                                 .version = EFFECT_BLOCK_VERSION,
@@ -184,7 +209,8 @@ static void linear_version(struct rig *rig, const struct parity_case *c, uint32_
     for (uint32_t s = 0; s < args->site_n; s++) {
         if (sites[LINEAR_SITE + s].rank > 0) {
             /* six streams of factors, shared by the versions */
-            linear_factors(rig, c, (version + s) % 6, &sites[LINEAR_SITE + s], block);
+            linear_factors(rig, c, (version + s) % 6, linear_site_n(args, s),
+                           &sites[LINEAR_SITE + s], block);
         }
     }
     kern->set_version(rig->dev, version, rig_put(rig, block, bytes));
@@ -196,11 +222,12 @@ static void linear_prepare(struct rig *rig, const struct parity_case *c)
     struct linear_state *state = arena_alloc(&rig->arena, sizeof *state);
     rig->state = state;
     for (uint32_t s = 0; s < args->site_n; s++) {
-        struct kern_matrix w = parity_matrix(c, STREAM_W + s, args->n, args->k);
+        uint32_t n = linear_site_n(args, s);
+        struct kern_matrix w = parity_matrix(c, STREAM_W + s, n, args->k);
         state->w[s] = rig_weight(rig, &w);
         if (args->has_bias) {
-            const float *bias = parity_floats(c, STREAM_BIAS + s, args->n, 0.5f);
-            state->bias[s] = rig_put(rig, bias, args->n * sizeof *bias);
+            const float *bias = parity_floats(c, STREAM_BIAS + s, n, 0.5f);
+            state->bias[s] = rig_put(rig, bias, n * sizeof *bias);
         }
     }
     float *gain = arena_alloc(&rig->arena, args->n * sizeof *gain);
@@ -226,7 +253,7 @@ static void linear_join(struct rig *rig, const struct parity_case *c, const stru
         .hidden = args->n,
         .part_n = args->part_n,
         .parts = {parts[0], parts[1]},
-        .multiplier = args->part_n == 2 ? 0.7f : 1.0f,
+        .multipliers = {args->part_n == 2 ? 0.7f : 1.0f, -1.25f},
         .gain = state->gain,
         .eps = 0.01f,
         .x = rig_take(rig, n * dtype_bytes(rig->held)),
@@ -240,18 +267,21 @@ static void linear_run(struct rig *rig, const struct parity_case *c, const struc
 {
     const struct linear_args *args = c->args;
     const struct linear_state *state = rig->state;
-    const uint32_t shape[2] = {view->row_n, args->n};
+    const uint32_t shape[2] = {view->row_n, linear_out_n(args)};
     size_t x_n = (size_t)view->row_n * args->k;
     const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->k, 1.0f);
     struct kern_linear op = {
         .x = rig_put_held(rig, x + (size_t)view->first * args->k, x_n),
         .k = args->k,
-        .site_n = args->post == KERN_POST_ACT_MUL ? 2 : 1,
+        .site_n = args->post == KERN_POST_PART ? 1 : args->site_n,
         .post = args->post,
+        .gate_multiplier = args->has_bias ? 0.6f : 1,
     };
     for (uint32_t s = 0; s < args->site_n; s++) {
-        op.sites[s] = (struct kern_linear_site){
-            .site = LINEAR_SITE + s, .n = args->n, .w = state->w[s], .bias = state->bias[s]};
+        op.sites[s] = (struct kern_linear_site){.site = LINEAR_SITE + s,
+                                                .n = linear_site_n(args, s),
+                                                .w = state->w[s],
+                                                .bias = state->bias[s]};
     }
     step_begin(rig->kern, rig->dev, &view->step);
     if (args->post == KERN_POST_PART) {
@@ -280,11 +310,13 @@ static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype he
 {
     struct parity_case c;
     parity_case_init(&c, held, seed);
-    args->site_n = args->post == KERN_POST_ACT_MUL || args->part_n == 2 ? 2 : 1;
+    if (args->post != KERN_POST_STORE) {
+        args->site_n = args->post == KERN_POST_ACT_MUL || args->part_n == 2 ? 2 : 1;
+    }
     linear_world(&c, row_n, args->mix);
     c.open.row_max = row_n;
     c.open.k_max = args->k;
-    c.open.n_max = args->n * args->site_n;
+    c.open.n_max = MAX(args->n * args->site_n, linear_out_n(args));
     c.open.rank_max = linear_rank_max(&c, args);
     c.open.version_max = MAX(c.world.version_n, 1);
     c.args = args;
@@ -292,9 +324,9 @@ static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype he
     c.prepare = linear_prepare;
     c.run = linear_run;
     snprintf(c.text, sizeof c.text,
-             "linear %s %s: k %u, n %u, rows %u, rank %u, mix %s, bias %d, parts %u",
-             linear_posts[args->post], dtype_name(held), args->k, args->n, row_n, args->rank,
-             linear_mixes[args->mix], args->has_bias, args->part_n);
+             "linear %s %s: sites %u, k %u, n %u, rows %u, rank %u, mix %s, bias %d, parts %u",
+             linear_posts[args->post], dtype_name(held), args->site_n, args->k, args->n, row_n,
+             args->rank, linear_mixes[args->mix], args->has_bias, args->part_n);
     parity_check(&c);
     parity_case_done(&c);
 }
@@ -318,6 +350,7 @@ void parity_linear(void)
                                    .rank = linear_ranks[rank],
                                    .mix = (enum linear_mix)at[3],
                                    .post = posts[turn % 3],
+                                   .site_n = 1 + turn / 3 % LINEAR_SITES,
                                    .has_bias = turn / 3 % 2};
         args.part_n = args.post == KERN_POST_PART ? 1 + turn / 6 % 2 : 0;
         linear_check(&args, linear_rows[at[2]], turn % 2 ? DTYPE_BF16 : DTYPE_F32, 1000 + i);
@@ -334,6 +367,7 @@ void parity_linear(void)
                                    .rank = i / 4 == 1 ? LINEAR_RANK_TOP : 16,
                                    .mix = i % 2 ? MIX_OPPOSITE : MIX_ONE,
                                    .post = i % 2 ? KERN_POST_PART : KERN_POST_STORE,
+                                   .site_n = 1,
                                    .part_n = i % 2};
         linear_check(&args, is_first ? 9 : 33, i % 2 ? DTYPE_BF16 : DTYPE_F32, 1900 + i);
         linear_check(&args, is_first ? 9 : 33, i % 2 ? DTYPE_F32 : DTYPE_BF16, 1900 + i);

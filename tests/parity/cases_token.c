@@ -170,6 +170,7 @@ static void head_run(struct rig *rig, const struct parity_case *c, const struct 
         .w = state->head_w,
         .vocab_n = args->vocab_n,
         .hidden = args->hidden,
+        .multiplier = args->is_tied ? 1.0f : 0.3f,
         .logits = rig_take(rig, (size_t)shape[0] * shape[1] * sizeof(float)),
     };
     step_begin(rig->kern, rig->dev, &view->step);
@@ -305,6 +306,7 @@ static void score_run(struct rig *rig, const struct parity_case *c, const struct
         .w = state->head_w,
         .vocab_n = args->vocab_n,
         .hidden = args->hidden,
+        .multiplier = args->is_tied ? 1.0f : 0.3f,
         .logits = rig_take(rig, (size_t)args->logit_rows * args->vocab_n * sizeof(float)),
         .logit_rows = args->logit_rows,
         .out = rig_take(rig, view->row_n * sizeof(struct kern_token)),

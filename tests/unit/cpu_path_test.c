@@ -215,15 +215,17 @@ static size_t run_rows(const struct cpu_rows *rows, uint32_t n, float *out)
     memcpy(at, in[0], n * 4);
     for (uint32_t held = 0; held < 2; held++) {
         enum dtype type = held ? DTYPE_BF16 : DTYPE_F32;
-        struct cpu_join_row join = {at, in[1], held ? in[2] : NULL, 0.5f, in[3], 1e-5f, n, at + n};
+        struct cpu_join_row join = {at, in[1], held ? in[2] : NULL, 0.5f, -1.5f, in[3], 1e-5f,
+                                    n,  at + n};
         rows->join(type, &join);
-        rows->act_mul(type, in[1], in[2], n, at + 2 * n);
+        rows->act_mul(type, in[1], 1.3f, in[2], n, at + 2 * n);
         rows->to_held(type, in[1], 0.3f, n, at + 3 * n);
         memcpy(at + 4 * n, at, n * 4);
         at += 4 * n;
     }
     rows->add(at, in[1], n);
     rows->scale(at, 1.7f, n);
+    rows->gate(at, in[0], n);
     rows->norm(at, in[2], 1e-6f, n);
     rows->rope(at, in[3], n / 2);
     at += n;
@@ -264,7 +266,7 @@ static void test_exp(void **state)
     for (float x = -80; x < 80; x += 0.37f) {
         float one = 1;
         float got;
-        paths[0].path->rows->act_mul(DTYPE_F32, &x, &one, 1, &got);
+        paths[0].path->rows->act_mul(DTYPE_F32, &x, 1, &one, 1, &got);
         double want = x / (1 + exp(-(double)x));
         assert_true(fabs(got - want) <= 4e-7 * fabs(want));
     }

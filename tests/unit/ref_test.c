@@ -107,7 +107,7 @@ static void test_join(void **state)
                            .hidden = 2,
                            .part_n = 2,
                            .parts = {REF_PUT(dev, 1, 0), REF_PUT(dev, 3, 4)},
-                           .multiplier = 0.5f,
+                           .multipliers = {0.5f, 0.5f},
                            .gain = REF_PUT(dev, 1, 10),
                            .eps = 0.5f,
                            .x = REF_PUT(dev, 0, 0)};
@@ -185,6 +185,7 @@ static void test_act_mul(void **state)
         .site_n = 2,
         .sites = {{.n = 2, .w = REF_PUT(dev, 1, -2)}, {.n = 2, .w = REF_PUT(dev, 3, 5)}},
         .post = KERN_POST_ACT_MUL,
+        .gate_multiplier = 1,
         .out = REF_PUT(dev, 0, 0)};
     step_begin(&kern_ref, dev, &step);
     kern_ref.linear(dev, &op);
@@ -282,13 +283,15 @@ static void test_sample_and_score(void **state)
     struct kern_token token;
     struct kern_token scored[2];
     step_begin(&kern_ref, dev, &step);
-    kern_ref.head(dev,
-                  &(struct kern_head){.x = x, .w = w, .vocab_n = 4, .hidden = 1, .logits = logits});
+    kern_ref.head(
+        dev, &(struct kern_head){
+                 .x = x, .w = w, .vocab_n = 4, .hidden = 1, .multiplier = 1, .logits = logits});
     kern_ref.sample(dev, &(struct kern_sample){.logits = logits, .vocab_n = 4, .out = &token});
     kern_ref.score(dev, &(struct kern_score){.x = x,
                                              .w = w,
                                              .vocab_n = 4,
                                              .hidden = 1,
+                                             .multiplier = 1,
                                              .logits = logits,
                                              .logit_rows = 1,
                                              .out = scored});
