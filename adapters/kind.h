@@ -46,6 +46,9 @@ struct parsed_adapter {
     struct arena arena;
     struct parsed_lowrank *lowranks; /* at most one per site */
     uint32_t lowrank_n;
+    /* [state_layer_n]: what each recurrent layer begins with, scaled, in kern_recurrent.h's layout;
+     * NULL when the adapter has no states. */
+    const float **states;
     uint32_t modules_total; /* modules the files name */
 };
 
@@ -54,6 +57,7 @@ struct adapter_kind {
     /* The files of a folder this kind is recognised by, and those it reads (NULL-terminated). */
     const char *const *marker_files;
     const char *const *files;
+    const char *const *optional_files; /* read where they are there; NULL-terminated */
     /* The same content in a format that is not read because it can run code: a folder that has
      * one of these instead of a file above is told so. NULL-terminated. */
     const char *const *unsafe_files;
@@ -64,6 +68,7 @@ struct adapter_kind {
 };
 
 extern const struct adapter_kind kind_lora;
+extern const struct adapter_kind kind_s0;
 
 const struct adapter_file *adapter_source_file(const struct adapter_source *source,
                                                const char *name);

@@ -394,10 +394,12 @@ static int lora_parse(const struct adapter_source *source, const struct model_de
 
 static const char *const lora_markers[] = {LORA_CONFIG, NULL};
 static const char *const lora_files[] = {LORA_CONFIG, LORA_WEIGHTS, NULL};
+static const char *const lora_optional[] = {NULL};
 static const char *const lora_unsafe[] = {"adapter_model.bin", NULL};
 
 const struct adapter_kind kind_lora = {.name = "lora",
                                        .marker_files = lora_markers,
                                        .files = lora_files,
+                                       .optional_files = lora_optional,
                                        .unsafe_files = lora_unsafe,
                                        .parse = lora_parse};

@@ -46,6 +46,8 @@ int registry_add(struct registry *registry, const char *name, struct err *err);
  * held, the rest is the registry's. */
 struct lease {
     uint32_t version[LIMIT_REQUEST_ADAPTERS]; /* version slots, in the order wanted */
+    bool has_rows[LIMIT_REQUEST_ADAPTERS];    /* of each: it changes rows */
+    uint32_t state; /* the one among them that has states; LIMIT_REQUEST_ADAPTERS = none */
     uint32_t n;
     bool is_held;
     uint32_t waiter; /* index + 1 among those who wait, 0 = not waiting */

@@ -54,6 +54,8 @@ struct placed {
     /* what the public record shows while it is current */
     char revision[SHA256_HEX_BYTES];
     const char *kind;
+    bool has_rows;
+    bool has_states;
     uint32_t rank_max;
     uint32_t group_rank;
     uint32_t modules_applied;

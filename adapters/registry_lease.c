@@ -146,11 +146,31 @@ static bool may_pass(struct registry *r, const struct waiter *w)
     return true;
 }
 
+/* A sequence begins with one state: a second adapter that has states is refused. */
+static int lease_look_state(const struct registry *r, const struct lease_want *want, uint32_t i,
+                            struct lease *lease, struct err *err)
+{
+    const struct placed *p = &r->placed[lease->version[i]];
+    lease->has_rows[i] = p->has_rows;
+    if (!p->has_states) {
+        return 0;
+    }
+    if (lease->state < LIMIT_REQUEST_ADAPTERS) {
+        return err_set(err, ERR_INVALID_PARAMETER,
+                       "adapters \"%s\" and \"%s\" both hold initial states, a request can have "
+                       "one",
+                       want->names[lease->state], want->names[i]);
+    }
+    lease->state = i;
+    return 0;
+}
+
 /* Fills lease->version with what serves now and counts what does not. */
 static int lease_look(const struct registry *r, const struct lease_want *want, struct lease *lease,
                       uint32_t *out_missing_n, struct err *err)
 {
     uint32_t ranks = 0;
+    lease->state = LIMIT_REQUEST_ADAPTERS;
     *out_missing_n = 0;
     for (uint32_t i = 0; i < want->n; i++) {
         const char *revision = want->revisions[i] ? want->revisions[i] : "";
@@ -175,6 +195,10 @@ static int lease_look(const struct registry *r, const struct lease_want *want, s
             return err_set(err, ERR_ADAPTER_NOT_FOUND,
                            "adapter \"%s\" is at revision %.12s, %.64s was asked for",
                            want->names[i], p->revision, revision);
+        }
+        int rc = lease_look_state(r, want, i, lease, err);
+        if (rc) {
+            return rc;
         }
     }
     if (r->config.rank_max > 0 && ranks > r->config.rank_max) {

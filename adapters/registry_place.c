@@ -262,6 +262,8 @@ static bool place(struct registry *r, struct load *load, uint64_t priority)
                          .node = node,
                          .is_changed = p->is_changed,
                          .kind = v->kind,
+                         .has_rows = v->has_rows,
+                         .has_states = v->has_states,
                          .rank_max = v->rank_max,
                          .group_rank = v->group_rank,
                          .modules_applied = v->modules_applied,

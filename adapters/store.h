@@ -37,6 +37,8 @@ struct version {
     const char *kind;                /* static */
     void *block;                     /* kernels/effect.h; NULL once it was freed */
     size_t block_bytes;
+    bool has_rows;   /* it changes rows: it is in the batch's segments */
+    bool has_states; /* it changes what sequences begin with */
     uint32_t rank_max;
     uint32_t group_rank; /* largest sum of ranks over the sites of one linear group */
     uint32_t modules_applied;

@@ -57,36 +57,55 @@ static int matrix_check(const struct kern_matrix *m, const char *name, enum dtyp
     return 0;
 }
 
-/* Sites that one linear op computes together: q, k, v; o; gate, up; down. */
-static uint32_t site_group(uint32_t site)
+/* Sites that one linear op computes together: q, k, v; the delta rule's four; gate, up; others
+ * alone. */
+static enum site_place site_group(enum site_place place)
 {
-    static const uint32_t group[SITE_PER_LAYER] = {
-        [SITE_Q] = 0,    [SITE_K] = 0,  [SITE_V] = 0,   [SITE_O] = 1,
-        [SITE_GATE] = 2, [SITE_UP] = 2, [SITE_DOWN] = 3};
-    return site / SITE_PER_LAYER * 4 + group[site % SITE_PER_LAYER];
+    switch (place) {
+    case SITE_K:
+    case SITE_V:
+        return SITE_Q;
+    case SITE_GDN_Z:
+    case SITE_GDN_B:
+    case SITE_GDN_A:
+        return SITE_GDN_QKV;
+    case SITE_UP:
+        return SITE_GATE;
+    default:
+        return place;
+    }
 }
 
-static void build_ranks(const struct parsed_adapter *parsed, struct version *out)
+static bool is_same_group(const struct model_desc *desc, uint32_t a, uint32_t b)
+{
+    const struct site *x = &desc->sites[a];
+    const struct site *y = &desc->sites[b];
+    return x->layer == y->layer && site_group(x->place) == site_group(y->place);
+}
+
+static void build_ranks(const struct model_desc *desc, const struct parsed_adapter *parsed,
+                        struct version *out)
 {
     for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
         uint32_t sum = 0;
         out->rank_max = MAX(out->rank_max, parsed->lowranks[i].rank);
         for (uint32_t j = 0; j < parsed->lowrank_n; j++) {
             bool is_together =
-                site_group(parsed->lowranks[i].site) == site_group(parsed->lowranks[j].site);
+                is_same_group(desc, parsed->lowranks[i].site, parsed->lowranks[j].site);
             sum += is_together ? parsed->lowranks[j].rank : 0;
         }
         out->group_rank = MAX(out->group_rank, sum);
     }
 }
 
-/* Where the factors lie. */
-static size_t build_layout(const struct store *store, const struct parsed_adapter *parsed,
-                           struct effect_lowrank *table)
+/* Where factors and states lie. */
+static void build_layout(const struct store *store, const struct parsed_adapter *parsed,
+                         struct effect_lowrank *table, struct effect_block *head)
 {
     const struct kern *kern = store->config.kern;
+    const struct model_desc *desc = store->config.desc;
     enum dtype held = store->config.held;
-    size_t at = EFFECT_LOWRANK_AT + store->config.desc->site_n * sizeof(struct effect_lowrank);
+    size_t at = EFFECT_LOWRANK_AT + desc->site_n * sizeof(struct effect_lowrank);
     at = ROUND_UP(at, EFFECT_ALIGN);
     for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
         const struct parsed_lowrank *p = &parsed->lowranks[i];
@@ -99,47 +118,72 @@ static size_t build_layout(const struct store *store, const struct parsed_adapte
         e->b_at = at;
         at += ROUND_UP(kern->weight_bytes(held, p->b.n, p->b.k), EFFECT_ALIGN);
     }
-    return at;
+    if (parsed->states) {
+        head->state_at = at;
+        head->state_n = model_state(desc, 1).state_n;
+        at += desc->state_layer_n * effect_state_stride(head->state_n);
+    }
+    head->bytes = at;
 }
 
-int store_build(const struct store *store, const struct parsed_adapter *parsed, struct version *out,
-                struct err *err)
+static int build_check(const struct store *store, const struct parsed_adapter *parsed,
+                       struct version *out, struct err *err)
 {
-    const struct kern *kern = store->config.kern;
-    enum dtype held = store->config.held;
-    uint32_t site_n = store->config.desc->site_n;
     for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
         const struct parsed_lowrank *p = &parsed->lowranks[i];
         float change[2] = {0};
-        int rc = matrix_check(&p->a, p->a_name, held, &change[0], err);
-        if (!rc) {
-            rc = matrix_check(&p->b, p->b_name, held, &change[1], err);
-        }
+        int rc = matrix_check(&p->a, p->a_name, store->config.held, &change[0], err);
+        rc = rc ? rc : matrix_check(&p->b, p->b_name, store->config.held, &change[1], err);
         if (rc) {
             return rc;
         }
         out->conversion_error = fmaxf(out->conversion_error, fmaxf(change[0], change[1]));
     }
+    return 0;
+}
+
+/* The contents behind the header and the table. */
+static void build_fill(const struct store *store, const struct parsed_adapter *parsed,
+                       const struct effect_lowrank *table, char *block)
+{
+    const struct kern *kern = store->config.kern;
+    const struct effect_block *head = (const struct effect_block *)(const void *)block;
+    for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
+        const struct parsed_lowrank *p = &parsed->lowranks[i];
+        kern->weight_pack(store->config.held, &p->a, block + table[p->site].a_at);
+        kern->weight_pack(store->config.held, &p->b, block + table[p->site].b_at);
+    }
+    for (uint32_t l = 0; parsed->states && l < store->config.desc->state_layer_n; l++) {
+        char *to = block + head->state_at + l * effect_state_stride(head->state_n);
+        memcpy(to, parsed->states[l], head->state_n * sizeof *parsed->states[l]);
+    }
+}
+
+int store_build(const struct store *store, const struct parsed_adapter *parsed, struct version *out,
+                struct err *err)
+{
+    uint32_t site_n = store->config.desc->site_n;
+    struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
+                                .version = EFFECT_BLOCK_VERSION,
+                                .site_n = site_n,
+                                .lowrank_at = EFFECT_LOWRANK_AT};
+    int rc = build_check(store, parsed, out, err);
+    if (rc) {
+        return rc;
+    }
     struct effect_lowrank *table = mem_zalloc_n(site_n, sizeof *table);
-    size_t bytes = build_layout(store, parsed, table);
-    int rc = mem_pages_alloc(bytes, &out->block, err);
+    build_layout(store, parsed, table, &head);
+    rc = mem_pages_alloc(head.bytes, &out->block, err);
     if (!rc) {
-        char *block = out->block;
-        out->block_bytes = bytes;
-        *(struct effect_block *)out->block = (struct effect_block){.magic = EFFECT_BLOCK_MAGIC,
-                                                                   .version = EFFECT_BLOCK_VERSION,
-                                                                   .bytes = bytes,
-                                                                   .site_n = site_n,
-                                                                   .lowrank_at = EFFECT_LOWRANK_AT};
-        memcpy(block + EFFECT_LOWRANK_AT, table, site_n * sizeof *table);
-        for (uint32_t i = 0; i < parsed->lowrank_n; i++) {
-            const struct parsed_lowrank *p = &parsed->lowranks[i];
-            kern->weight_pack(held, &p->a, block + table[p->site].a_at);
-            kern->weight_pack(held, &p->b, block + table[p->site].b_at);
-        }
-        out->modules_applied = parsed->lowrank_n;
+        out->block_bytes = head.bytes;
+        memcpy(out->block, &head, sizeof head);
+        memcpy((char *)out->block + EFFECT_LOWRANK_AT, table, site_n * sizeof *table);
+        build_fill(store, parsed, table, out->block);
+        out->has_rows = parsed->lowrank_n > 0;
+        out->has_states = parsed->states != NULL;
+        out->modules_applied = parsed->modules_total;
         out->modules_total = parsed->modules_total;
-        build_ranks(parsed, out);
+        build_ranks(store->config.desc, parsed, out);
     }
     mem_free(table);
     return rc;

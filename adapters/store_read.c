@@ -17,6 +17,13 @@
 #define STORE_PATH_BYTES (LIMIT_ADAPTER_NAME_BYTES + 64)
 #define STORE_READ_TRIES 2
 
+/* One reading of a folder, from the first file to the last. */
+struct folder_reading {
+    struct stat stats[STORE_FILES_MAX]; /* of the files that were there */
+    bool is_optional;                   /* the file at hand may be missing */
+    bool is_short;                      /* a file ended early */
+};
+
 static int open_beneath(const struct store *store, const char *path, uint64_t flags)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC,
@@ -59,10 +66,51 @@ static int open_error(const char *what, struct err *err)
     return err_set(err, ERR_IO_FAILURE, "%s: %s", what, strerror(errno));
 }
 
+/* The first kind from `first` on whose markers are all there, or NULL. */
+static const struct adapter_kind *folder_find_kind(const struct store *store, const char *name,
+                                                   uint32_t *first)
+{
+    for (; store_kinds[*first]; (*first)++) {
+        const char *const *marker = store_kinds[*first]->marker_files;
+        while (*marker && store_has_file(store, name, *marker)) {
+            marker++;
+        }
+        if (!*marker) {
+            return store_kinds[(*first)++];
+        }
+    }
+    return NULL;
+}
+
+/* Why no kind knows the folder. */
+static int folder_unknown(const struct store *store, const char *name, struct err *err)
+{
+    for (uint32_t i = 0; store_kinds[i]; i++) {
+        const char *marker = store_kinds[i]->marker_files[0];
+        if (!store_has_file(store, name, marker) && errno != ENOENT) {
+            return open_error(marker, err); /* it is there, but cannot be reached */
+        }
+    }
+    for (uint32_t i = 0; store_kinds[i]; i++) {
+        const char *const *file = store_kinds[i]->unsafe_files;
+        for (; *file; file++) {
+            if (store_has_file(store, name, *file)) {
+                return err_set(err, ERR_BAD_FILE,
+                               "%s is a pickle, which is never read; the folder holds no %s", *file,
+                               store_kinds[i]->marker_files[0]);
+            }
+        }
+    }
+    ASSERT(store_kinds[0] && store_kinds[1]);
+    return err_set(err, ERR_BAD_FILE, "the folder holds no %s and no %s",
+                   store_kinds[0]->marker_files[0], store_kinds[1]->marker_files[0]);
+}
+
 /* Which kind the folder is of. */
 static int folder_match(const struct store *store, const char *name, struct store_folder *folder,
                         struct err *err)
 {
+    uint32_t at = 0;
     if (store->root_fd < 0) {
         return err_set(err, ERR_ADAPTER_NOT_FOUND, "no adapter root is configured (--adapters)");
     }
@@ -74,24 +122,16 @@ static int folder_match(const struct store *store, const char *name, struct stor
         return open_error("the folder", err);
     }
     close(fd);
-    for (uint32_t i = 0; store_kinds[i]; i++) {
-        const char *const *marker = store_kinds[i]->marker_files;
-        while (*marker && store_has_file(store, name, *marker)) {
-            marker++;
-        }
-        if (!*marker) {
-            folder->kind = store_kinds[i];
-            return 0;
-        }
+    folder->kind = folder_find_kind(store, name, &at);
+    if (!folder->kind) {
+        return folder_unknown(store, name, err);
     }
-    for (uint32_t i = 0; store_kinds[i]; i++) {
-        const char *marker = store_kinds[i]->marker_files[0];
-        if (!store_has_file(store, name, marker) && errno != ENOENT) {
-            return open_error(marker, err); /* it is there, but cannot be reached */
-        }
+    const struct adapter_kind *other = folder_find_kind(store, name, &at);
+    if (other) {
+        return err_set(err, ERR_BAD_FILE, "the folder holds %s and %s, one adapter is wanted",
+                       folder->kind->marker_files[0], other->marker_files[0]);
     }
-    ASSERT(store_kinds[0]);
-    return err_set(err, ERR_BAD_FILE, "the folder holds no %s", store_kinds[0]->marker_files[0]);
+    return 0;
 }
 
 static int file_check(const char *file, const struct stat *st, struct err *err)
@@ -172,30 +212,58 @@ static int file_missing(const struct store *store, const char *name,
     return open_error(file, err);
 }
 
+/* Reads one file; a missing one that is optional is passed over. */
+static int folder_read_file(const struct store *store, const char *name, const char *file,
+                            struct store_folder *folder, struct folder_reading *reading,
+                            struct err *err)
+{
+    uint32_t i = folder->file_n;
+    ASSERT_CMP(i, <, STORE_FILES_MAX);
+    int fd = file_open(store, name, file, &reading->stats[i]);
+    if (fd < 0 && reading->is_optional && errno == ENOENT) {
+        return 0;
+    }
+    if (fd < 0) {
+        return file_missing(store, name, folder->kind, file, err);
+    }
+    folder->files[i] = (struct adapter_file){.name = file};
+    folder->file_n++; /* so that folder_close sees what was taken */
+    int rc = file_check(file, &reading->stats[i], err);
+    if (!rc) {
+        rc = file_fill(fd, &folder->files[i], (size_t)reading->stats[i].st_size, &reading->is_short,
+                       err);
+    }
+    close(fd);
+    return rc;
+}
+
 /* Reads every file once. */
 static int folder_read(const struct store *store, const char *name, struct store_folder *folder,
-                       struct stat stats[STORE_FILES_MAX], bool *out_is_short, struct err *err)
+                       struct folder_reading *reading, struct err *err)
 {
-    const char *const *files = folder->kind->files;
-    for (; files[folder->file_n]; folder->file_n++) {
-        uint32_t i = folder->file_n;
-        ASSERT_CMP(i, <, STORE_FILES_MAX);
-        int fd = file_open(store, name, files[i], &stats[i]);
-        if (fd < 0) {
-            return file_missing(store, name, folder->kind, files[i], err);
-        }
-        folder->files[i] = (struct adapter_file){.name = files[i]};
-        int rc = file_check(files[i], &stats[i], err);
-        if (!rc) {
-            rc = file_fill(fd, &folder->files[i], (size_t)stats[i].st_size, out_is_short, err);
-        }
-        close(fd);
-        if (rc) {
-            folder->file_n++; /* so that folder_close sees what was taken */
-            return rc;
+    int rc = 0;
+    reading->is_optional = false;
+    for (const char *const *file = folder->kind->files; rc == 0 && *file; file++) {
+        rc = folder_read_file(store, name, *file, folder, reading, err);
+    }
+    reading->is_optional = true;
+    for (const char *const *file = folder->kind->optional_files; rc == 0 && *file; file++) {
+        rc = folder_read_file(store, name, *file, folder, reading, err);
+    }
+    return rc;
+}
+
+/* An optional file that is there now and was not read, or NULL. */
+static const char *folder_appeared(const struct store *store, const char *name,
+                                   const struct store_folder *folder)
+{
+    struct adapter_source source = {.files = folder->files, .file_n = folder->file_n};
+    for (const char *const *file = folder->kind->optional_files; *file; file++) {
+        if (!adapter_source_file(&source, *file) && store_has_file(store, name, *file)) {
+            return *file;
         }
     }
-    return 0;
+    return NULL;
 }
 
 /* The first file that is not what it was when it was read, or NULL. */
@@ -218,7 +286,7 @@ static const char *folder_changed(const struct store *store, const char *name,
             return folder->files[i].name;
         }
     }
-    return NULL;
+    return folder_appeared(store, name, folder);
 }
 
 static int file_compare(const void *a, const void *b)
@@ -255,14 +323,14 @@ static void folder_hash(struct store_folder *folder)
 int folder_open(const struct store *store, const char *name, struct store_folder *out,
                 struct err *err)
 {
-    struct stat stats[STORE_FILES_MAX] = {0};
+    struct folder_reading reading;
     const char *changed = NULL;
     for (int i = 0; i < STORE_READ_TRIES; i++) {
-        bool is_short = false;
+        reading = (struct folder_reading){0};
         *out = (struct store_folder){0};
         int rc = folder_match(store, name, out, err);
         if (!rc) {
-            rc = folder_read(store, name, out, stats, &is_short, err);
+            rc = folder_read(store, name, out, &reading, err);
         }
         if (rc) {
             folder_close(out);
@@ -271,8 +339,8 @@ int folder_open(const struct store *store, const char *name, struct store_folder
         if (store->config.after_read) {
             store->config.after_read(store->config.arg, name);
         }
-        changed = folder_changed(store, name, out, stats);
-        if (!changed && !is_short) {
+        changed = folder_changed(store, name, out, reading.stats);
+        if (!changed && !reading.is_short) {
             folder_hash(out);
             return 0;
         }

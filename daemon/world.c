@@ -85,6 +85,9 @@ static void world_print_table(const struct world *world, world_print *print, voi
     const struct engine_plan *plan = &world->plan;
     char text[160];
     for (size_t i = 0; i < PLAN_LINES; i++) {
+        if (plan->lines[i].bytes == 0) {
+            continue;
+        }
         snprintf(text, sizeof text, "memory  %-28s %12.1f MB%s", plan->lines[i].name,
                  (double)plan->lines[i].bytes * 1e-6,
                  plan->lines[i].is_host ? " of the host's" : "");

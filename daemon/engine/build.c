@@ -200,7 +200,22 @@ static void build_seg_rows(struct batch *batch, uint32_t order, uint32_t version
     segs[last].row_n += rows->row_n;
 }
 
-/* Segments sorted by (order, version); an adapter of weight 0 is in none. */
+/* What a sequence begins with, at its first row only: after that its states are its own. */
+static void build_start(const struct core *core, struct batch *batch, const struct sched_item *item)
+{
+    const struct seq *seq = &core->seqs[item->id];
+    uint32_t at = seq->lease.state;
+    if (item->pos > 0 || at >= seq->request->adapter_n || seq->request->adapters[at].weight == 0) {
+        return;
+    }
+    ASSERT_CMP(batch->start_n, <, batch->start_max);
+    batch_starts(batch)[batch->start_n++] =
+        (struct batch_start){.slot = item->slot,
+                             .version = seq->lease.version[at],
+                             .weight = seq->request->adapters[at].weight};
+}
+
+/* Segments sorted by (order, version); an adapter of weight 0, or without rows, is in none. */
 static void build_segs(struct core *core, const struct core_step *step)
 {
     const struct sched_plan *plan = &step->plan;
@@ -208,7 +223,8 @@ static void build_segs(struct core *core, const struct core_step *step)
         uint32_t n = 0;
         for (uint32_t i = 0; i < plan->item_n; i++) {
             const struct seq *seq = &core->seqs[plan->items[i].id];
-            if (order < seq->request->adapter_n && seq->request->adapters[order].weight != 0) {
+            if (order < seq->request->adapter_n && seq->lease.has_rows[order] &&
+                seq->request->adapters[order].weight != 0) {
                 core->sort_keys[n++] = (uint64_t)seq->lease.version[order] << 32 | i;
             }
         }
@@ -230,6 +246,7 @@ void build_batch(struct core *core, struct core_step *step)
         const struct sched_item *item = &step->plan.items[i];
         build_seq(core, step->batch, item);
         build_rows(core, step, i);
+        build_start(core, step->batch, item);
         if (item->is_sample) {
             build_sample(core, step->batch, item);
         }

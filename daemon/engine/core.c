@@ -28,6 +28,7 @@ void core_batch_limits(const struct sched_config *sched, struct batch_limits *ou
         /* with a first sample the whole history, all of which was fed into pages */
         .hist_max = sched->page_n * LIMIT_KV_PAGE,
         .score_max = sched->row_max,
+        .start_max = sched->slot_n,
     };
 }
 

@@ -49,7 +49,11 @@ static int engine_open(struct engine *engine, const struct engine_config *config
     };
     struct batch_limits limits;
     core_batch_limits(&plan->sched, &limits);
+    float *states = NULL;
     int rc = model->kern->kv_open(model->dev, &plan->kv, err);
+    if (rc == 0 && plan->state.layer_n > 0) {
+        rc = model->kern->state_open(model->dev, &plan->state, &states, err);
+    }
     if (rc) {
         return rc;
     }

@@ -166,7 +166,7 @@ static uint64_t plan_sum(const struct engine_plan *plan, bool is_host, char *tex
     text[0] = '\0';
     for (size_t i = 0; i < PLAN_LINES; i++) {
         const struct plan_line *line = &plan->lines[i];
-        if (line->is_host == is_host) {
+        if (line->is_host == is_host && line->bytes > 0) {
             total += line->bytes;
             n += (size_t)snprintf(text + n, text_n - n, "%s%s %llu MiB", n ? " + " : "", line->name,
                                   (unsigned long long)plan_mb(line->bytes));
@@ -211,7 +211,9 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
                   .row_max = MIN(want->sequence_n + prompt_rows, LIMIT_STEP_ROWS)},
         .step_ahead = want->kern->step_ahead,
     };
-    uint64_t rest = plan_left(out->available, weights);
+    out->state = model_state(want->desc, want->sequence_n);
+    uint64_t states = ROUND_UP(kern_state_bytes(&out->state), KERN_RESERVE_ALIGN);
+    uint64_t rest = plan_left(out->available, weights + states);
     ASSERT(want->sequence_n >= 1 && want->sequence_n <= LIMIT_SEQUENCES);
     int rc = plan_share(want, rest, out, err);
     if (rc) {
@@ -221,6 +223,7 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
     uint64_t kv = want->kern->kv_bytes(want->held, &out->kv);
     const struct plan_line lines[PLAN_LINES] = {
         {"weights", weights, false},
+        {"recurrent states", states, false},
         {"KV pages", ROUND_UP(kv, KERN_RESERVE_ALIGN), false},
         {"adapters", ROUND_UP(MAX(out->pool_bytes, EFFECT_ALIGN), KERN_RESERVE_ALIGN), false},
         {"workspace", need.bytes, false},

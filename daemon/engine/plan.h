@@ -31,19 +31,20 @@ struct plan_want {
 
 struct plan_line {
     const char *name; /* "weights" */
-    uint64_t bytes;
-    bool is_host; /* beside a device's memory */
+    uint64_t bytes;   /* 0: the line is not to be shown */
+    bool is_host;     /* beside a device's memory */
 };
 
-#define PLAN_LINES 7
+#define PLAN_LINES 8
 
 struct engine_plan {
     struct sched_config sched;
     uint32_t step_ahead; /* the backend's */
     uint32_t context_max;
     struct kern_kv kv;
-    struct kern_open open; /* complete but for is_stand_in */
-    size_t pool_bytes;     /* adapters */
+    struct kern_state state; /* layer_n 0: the model has no recurrent layers */
+    struct kern_open open;   /* complete but for is_stand_in */
+    size_t pool_bytes;       /* adapters */
     uint64_t available;
     struct plan_line lines[PLAN_LINES];
     uint64_t total;          /* of the lines but those that are is_host */

@@ -2,7 +2,8 @@
  *
  * Shapes, for R rows of a step, H query heads, G key/value heads of D dimensions:
  *     x [R, hidden] -> q [R, H * D] (fp32), k, v [R, G * D] (into the pages of the row)
- *     q, pages -> attn [R, H * D] -> part [R, hidden] */
+ *     q, pages -> mixed [R, H * D] -> part [R, hidden]
+ * With an output gate q comes with a gate of its shape, whose sigmoid mixed is times of. */
 #include "model/walk_int.h"
 
 static void attention_qkv(const struct walk *walk, uint32_t layer)
@@ -25,13 +26,10 @@ static void attention_qkv(const struct walk *walk, uint32_t layer)
                 .norm_eps = desc->norm_eps,
                 .kv_layer = desc->layers[layer].kv_layer,
                 .q_out = walk->q,
+                .gate_out = desc->has_attention_gate ? walk->gate : NULL,
             },
     };
-    for (uint32_t i = SITE_Q; i <= SITE_V; i++) {
-        uint32_t site = layer * SITE_PER_LAYER + i;
-        op.sites[i - SITE_Q] = (struct kern_linear_site){
-            .site = site, .n = desc->sites[site].n, .w = w->w[i], .bias = w->bias[i]};
-    }
+    walk_sites(walk, layer, SITE_Q, &op);
     model->kern->linear(model->dev, &op);
 }
 
@@ -39,8 +37,6 @@ void block_attention(const struct walk *walk, uint32_t layer)
 {
     const struct model *model = walk->model;
     const struct model_desc *desc = &model->desc;
-    const struct layer_weights *w = &model->layers[layer];
-    uint32_t o = layer * SITE_PER_LAYER + SITE_O;
     attention_qkv(walk, layer);
     model->kern->attend(model->dev, &(struct kern_attend){
                                         .kv_layer = desc->layers[layer].kv_layer,
@@ -49,16 +45,8 @@ void block_attention(const struct walk *walk, uint32_t layer)
                                         .head_dim = desc->head_dim,
                                         .scale = desc->attention_scale,
                                         .q = walk->q,
-                                        .out = walk->attn,
+                                        .gate = desc->has_attention_gate ? walk->gate : NULL,
+                                        .out = walk->mixed,
                                     });
-    model->kern->linear(
-        model->dev,
-        &(struct kern_linear){
-            .x = walk->attn,
-            .k = desc->sites[o].k,
-            .site_n = 1,
-            .sites = {{.site = o, .n = desc->hidden, .w = w->w[SITE_O], .bias = w->bias[SITE_O]}},
-            .post = KERN_POST_PART,
-            .out = walk->part,
-        });
+    walk_part(walk, layer, SITE_O, walk->mixed, walk->parts[0]);
 }

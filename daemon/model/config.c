@@ -10,10 +10,10 @@
 #include "base/base.h"
 #include "model/family.h"
 
-#define CONFIG_NORM_EPS_DEFAULT 1e-6
-#define CONFIG_HEADS_MAX        4096
+#define CONFIG_HEADS_MAX 4096
 
-static const struct family *const families[] = {&family_llama, &family_qwen2, &family_qwen3};
+static const struct family *const families[] = {&family_llama, &family_qwen2, &family_qwen3,
+                                                &family_qwen35, &family_falcon_h1};
 
 /* Read here or in rope.c, or in generation.c (the token ids). */
 static const char *const config_keys[] = {
@@ -72,6 +72,27 @@ static const char *const config_harmless[] = {
     NULL,
 };
 
+/* Beside "text_config" in an outer model's file: what its other parts and its prompts are made of.
+ */
+static const char *const config_outer_keys[] = {
+    "model_type",
+    "architectures",
+    "text_config",
+    "vision_config",
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "tie_word_embeddings", /* the text model obeys its own */
+    "torch_dtype",
+    "dtype",
+    "bos_token_id",
+    "eos_token_id",
+    NULL,
+};
+
+static const char *const config_partial_rope_keys[] = {"partial_rotary_factor", NULL};
+
 static const char *const config_window_keys[] = {
     "use_sliding_window", "sliding_window", "max_window_layers", "layer_types", NULL,
 };
@@ -115,6 +136,12 @@ static bool config_knows_key(const struct family *family, const char *key)
     if (strcmp(key, "mlp_bias") == 0) {
         return family->flags & FAMILY_MLP_BIAS;
     }
+    if (family->keys && config_has_word(family->keys, key)) {
+        return true;
+    }
+    if ((family->flags & FAMILY_PARTIAL_ROPE) && config_has_word(config_partial_rope_keys, key)) {
+        return true;
+    }
     return (family->flags & FAMILY_WINDOW_KEYS) && config_has_word(config_window_keys, key);
 }
 
@@ -136,12 +163,67 @@ static int config_check_keys(const struct config *config, const struct family *f
     return 0;
 }
 
-static int config_find_family(const struct config *config, const struct family **out,
-                              struct err *err)
+const json_t *config_text(const json_t *root)
+{
+    const json_t *text = json_object_get(root, "text_config");
+    return json_is_object(text) ? text : root;
+}
+
+static int config_check_architecture(const struct config *config, const char *type,
+                                     const char *wanted, struct err *err)
 {
     char brief[80];
+    const json_t *list = json_object_get(config->root, "architectures");
+    const char *architecture = json_string_value(json_array_get(list, 0));
+    if (json_array_size(list) == 1 && architecture && strcmp(architecture, wanted) == 0) {
+        return 0;
+    }
+    json_brief(list, brief, sizeof brief);
+    return err_set(err, ERR_NOT_IMPLEMENTED,
+                   "%s: \"architectures\" is %s, for model_type \"%s\" only [\"%s\"] is "
+                   "implemented",
+                   config->label, list ? brief : "missing", type, wanted);
+}
+
+/* Goes on with the text model's keys; those beside them must be known, too. */
+static int config_enter_text(struct config *config, const struct family *family, struct err *err)
+{
+    const char *key;
+    json_t *value;
+    char brief[80];
+    const json_t *text = json_object_get(config->root, "text_config");
+    const char *type = json_string_value(json_object_get(text, "model_type"));
+    if (!json_is_object(text)) {
+        return err_set(err, ERR_BAD_FILE,
+                       "%s: \"text_config\" is no object, \"model_type\" \"%s\" needs one",
+                       config->label, family->outer_type);
+    }
+    if (type && strcmp(type, family->model_type) != 0) {
+        return err_set(
+            err, ERR_NOT_IMPLEMENTED,
+            "%s: \"text_config\" has \"model_type\" \"%.60s\", only \"%s\" is implemented",
+            config->label, type, family->model_type);
+    }
+    json_object_foreach((json_t *)(uintptr_t)config->root, key, value)
+    {
+        if (!config_has_word(config_outer_keys, key) && !config_has_word(config_harmless, key) &&
+            !config_is_nothing(value)) {
+            json_brief(value, brief, sizeof brief);
+            return err_set(err, ERR_NOT_IMPLEMENTED,
+                           "%s: \"%.80s\" is %s, which is not implemented beside \"text_config\"",
+                           config->label, key, brief);
+        }
+    }
+    config->root = text;
+    return 0;
+}
+
+/* Finds the family, and moves config->root to where the text model's keys are. */
+static int config_find_family(struct config *config, const struct family **out, struct err *err)
+{
     const char *type = NULL;
     const struct family *family = NULL;
+    bool is_outer = false;
     int rc = json_get_str(config->label, config->root, "model_type", &type, err);
     if (rc) {
         return rc;
@@ -149,34 +231,31 @@ static int config_find_family(const struct config *config, const struct family *
     if (!type) {
         return err_set(err, ERR_BAD_FILE, "%s: \"model_type\" is missing", config->label);
     }
-    for (size_t i = 0; i < ARRAY_N(families); i++) {
-        if (strcmp(families[i]->model_type, type) == 0) {
+    for (size_t i = 0; i < ARRAY_N(families) && !family; i++) {
+        is_outer = families[i]->outer_type && strcmp(families[i]->outer_type, type) == 0;
+        if (is_outer || strcmp(families[i]->model_type, type) == 0) {
             family = families[i];
         }
     }
     if (!family) {
         return err_set(err, ERR_NOT_IMPLEMENTED,
-                       "%s: \"model_type\" is \"%.60s\", only llama, qwen2 and qwen3 are "
-                       "implemented",
+                       "%s: \"model_type\" is \"%.60s\", only llama, qwen2, qwen3, qwen3_5 and "
+                       "falcon_h1 are implemented",
                        config->label, type);
     }
-    const json_t *list = json_object_get(config->root, "architectures");
-    const char *architecture = json_string_value(json_array_get(list, 0));
-    if (json_array_size(list) != 1 || !architecture ||
-        strcmp(architecture, family->architecture) != 0) {
-        json_brief(list, brief, sizeof brief);
-        return err_set(err, ERR_NOT_IMPLEMENTED,
-                       "%s: \"architectures\" is %s, for model_type \"%s\" only [\"%s\"] is "
-                       "implemented",
-                       config->label, list ? brief : "missing", type, family->architecture);
+    rc = config_check_architecture(
+        config, type, is_outer ? family->outer_architecture : family->architecture, err);
+    if (rc == 0 && is_outer) {
+        rc = config_enter_text(config, family, err);
     }
-    *out = family;
-    return 0;
+    if (rc == 0) {
+        *out = family;
+    }
+    return rc;
 }
 
-/* Wants *out to be filled with its default before. */
-static int config_get_u32(const struct config *config, const char *key, uint32_t min, uint32_t max,
-                          uint32_t *out, struct err *err)
+int config_get_u32(const struct config *config, const char *key, uint32_t min, uint32_t max,
+                   uint32_t *out, struct err *err)
 {
     int64_t value = *out;
     int rc = json_get_int(config->label, config->root, key, min, max, &value, err);
@@ -184,8 +263,8 @@ static int config_get_u32(const struct config *config, const char *key, uint32_t
     return rc;
 }
 
-static int config_need_u32(const struct config *config, const char *key, uint32_t max,
-                           uint32_t *out, struct err *err)
+int config_need_u32(const struct config *config, const char *key, uint32_t max, uint32_t *out,
+                    struct err *err)
 {
     int64_t value = 0;
     int rc = json_need_int(config->label, config->root, key, 1, max, &value, err);
@@ -193,7 +272,36 @@ static int config_need_u32(const struct config *config, const char *key, uint32_
     return rc;
 }
 
-static int config_read_sizes(const struct config *config, struct model_desc *desc, struct err *err)
+int config_get_multiplier(const struct config *config, const char *key, float *out, struct err *err)
+{
+    double value = (double)*out;
+    int rc = json_get_real(config->label, config->root, key, &value, err);
+    if (rc == 0 && (!isfinite((float)value) || value == 0)) {
+        rc = err_set(err, ERR_BAD_FILE, "%s: \"%s\" is %g, it must be finite and not 0",
+                     config->label, key, value);
+    }
+    if (rc == 0) {
+        *out = (float)value;
+    }
+    return rc;
+}
+
+int config_check_word(const struct config *config, const char *key, const char *const *words,
+                      struct err *err)
+{
+    const json_t *value = json_object_get(config->root, key);
+    char brief[80];
+    if (!value || json_is_null(value) ||
+        (json_is_string(value) && config_has_word(words, json_string_value(value)))) {
+        return 0;
+    }
+    json_brief(value, brief, sizeof brief);
+    return err_set(err, ERR_NOT_IMPLEMENTED, "%s: \"%s\" is %s, only \"%s\" is implemented",
+                   config->label, key, brief, words[0]);
+}
+
+static int config_read_sizes(const struct config *config, const struct family *family,
+                             struct model_desc *desc, struct err *err)
 {
     const struct {
         const char *key;
@@ -213,7 +321,7 @@ static int config_read_sizes(const struct config *config, struct model_desc *des
             return rc;
         }
     }
-    double eps = CONFIG_NORM_EPS_DEFAULT;
+    double eps = family->norm_eps;
     int rc = json_get_real(config->label, config->root, "rms_norm_eps", &eps, err);
     if (rc == 0 && !(eps > 0 && eps < 1)) {
         rc = err_set(err, ERR_BAD_FILE, "%s: \"rms_norm_eps\" is %g, it must lie between 0 and 1",
@@ -286,6 +394,7 @@ static int config_read_flags(const struct config *config, const struct family *f
     desc->has_qkv_bias = has_attention_bias || (family->flags & FAMILY_QKV_BIAS);
     desc->has_o_bias = has_attention_bias;
     desc->has_qk_norm = family->flags & FAMILY_QK_NORM;
+    desc->has_attention_gate = family->flags & FAMILY_QUERY_GATE;
     return rc;
 }
 
@@ -376,16 +485,11 @@ static int config_read_dtype(const struct config *config, struct model_desc *des
     return 0;
 }
 
-int config_read(const struct config *config, struct model_desc *desc, struct err *err)
+/* What every family has, then what this one has. */
+static int config_read_all(const struct config *config, const struct family *family,
+                           struct model_desc *desc, struct err *err)
 {
-    const struct family *family = NULL;
-    if (!json_is_object(config->root)) {
-        return err_set(err, ERR_BAD_FILE, "%s: is not a JSON object", config->label);
-    }
-    int rc = config_find_family(config, &family, err);
-    if (rc == 0) {
-        rc = config_read_sizes(config, desc, err);
-    }
+    int rc = config_read_sizes(config, family, desc, err);
     if (rc == 0) {
         rc = config_read_heads(config, family, desc, err);
     }
@@ -402,14 +506,32 @@ int config_read(const struct config *config, struct model_desc *desc, struct err
         rc = config_read_dtype(config, desc, err);
     }
     if (rc == 0) {
-        rc = config_read_rope(config, desc, err);
+        rc = config_read_rope(config, family, desc, err);
     }
     if (rc == 0) {
         rc = config_check_keys(config, family, err);
     }
+    if (rc == 0 && family->read) {
+        rc = family->read(config, desc, err);
+    }
+    return rc;
+}
+
+int config_read(const struct config *config, struct model_desc *desc, struct err *err)
+{
+    const struct family *family = NULL;
+    struct config text = *config;
+    if (!json_is_object(config->root)) {
+        return err_set(err, ERR_BAD_FILE, "%s: is not a JSON object", config->label);
+    }
+    int rc = config_find_family(&text, &family, err);
+    if (rc == 0) {
+        rc = config_read_all(&text, family, desc, err);
+    }
     if (rc) {
         return rc;
     }
+    desc->table = family;
     desc->family = family->model_type;
     snprintf(desc->architecture, sizeof desc->architecture, "%s", family->architecture);
     return 0;

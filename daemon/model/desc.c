@@ -1,4 +1,4 @@
-/* model_desc: opening, the layer list, and the names of its sites. */
+/* model_desc: opening, what the tensor files settle, and finding a site by name. */
 #include "model/model.h"
 
 #include <ctype.h>
@@ -9,54 +9,21 @@
 #include "base/base.h"
 #include "kernels/kern.h"
 #include "model/config.h"
+#include "model/family.h"
+#include "model/layers.h"
 #include "model/safetensors.h"
-
-#define SITE_PREFIX "model.layers."
-
-static const char *const site_words[SITE_PER_LAYER] = {
-    [SITE_Q] = "self_attn.q_proj", [SITE_K] = "self_attn.k_proj", [SITE_V] = "self_attn.v_proj",
-    [SITE_O] = "self_attn.o_proj", [SITE_GATE] = "mlp.gate_proj", [SITE_UP] = "mlp.up_proj",
-    [SITE_DOWN] = "mlp.down_proj",
-};
-
-/* One entry of the layer list and its seven sites, for each layer. */
-static void desc_fill_layers(struct model_desc *desc)
-{
-    uint32_t q = desc->head_n * desc->head_dim;
-    uint32_t kv = desc->kv_head_n * desc->head_dim;
-    const struct {
-        uint32_t n, k;
-        enum site_split split;
-    } shapes[SITE_PER_LAYER] = {
-        [SITE_Q] = {q, desc->hidden, SPLIT_COLUMN},
-        [SITE_K] = {kv, desc->hidden, SPLIT_COLUMN},
-        [SITE_V] = {kv, desc->hidden, SPLIT_COLUMN},
-        [SITE_O] = {desc->hidden, q, SPLIT_ROW},
-        [SITE_GATE] = {desc->ffn, desc->hidden, SPLIT_COLUMN},
-        [SITE_UP] = {desc->ffn, desc->hidden, SPLIT_COLUMN},
-        [SITE_DOWN] = {desc->hidden, desc->ffn, SPLIT_ROW},
-    };
-    arena_init(&desc->arena);
-    desc->site_n = desc->layer_n * SITE_PER_LAYER;
-    desc->sites = arena_alloc(&desc->arena, desc->site_n * sizeof *desc->sites);
-    for (uint32_t l = 0; l < desc->layer_n; l++) {
-        desc->layers[l] = (struct layer_desc){.mixer = MIXER_ATTENTION, .kv_layer = l};
-        for (uint32_t i = 0; i < SITE_PER_LAYER; i++) {
-            struct site *site = &desc->sites[l * SITE_PER_LAYER + i];
-            snprintf(site->module, sizeof site->module, SITE_PREFIX "%u.%s", l, site_words[i]);
-            site->n = shapes[i].n;
-            site->k = shapes[i].k;
-            site->split = shapes[i].split;
-        }
-    }
-    desc->kv_layer_n = desc->layer_n;
-}
 
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
                      struct err *err)
 {
     json_t *root = NULL;
-    struct model_desc desc = {.embed_multiplier = 1, .head_multiplier = 1};
+    struct model_desc desc = {.prefix = "model.",
+                              .embed_multiplier = 1,
+                              .head_multiplier = 1,
+                              .attention_multiplier = 1,
+                              .ssd_multiplier = 1,
+                              .mlp_multiplier = 1,
+                              .gate_multiplier = 1};
     int rc = json_parse(label, json, n, &root, err);
     if (rc) {
         return rc;
@@ -66,7 +33,7 @@ int model_desc_parse(const char *label, const void *json, size_t n, struct model
     if (rc) {
         return rc;
     }
-    desc_fill_layers(&desc);
+    layers_fill(&desc);
     *out = desc;
     return 0;
 }
@@ -90,10 +57,34 @@ static void desc_find_dtype(const struct tensor_set *set, struct model_desc *des
     }
 }
 
+/* An outer model's files have the text model behind a longer prefix; exports of the text model
+ * alone do not. */
+static void desc_find_prefix(const struct tensor_set *set, struct model_desc *desc)
+{
+    static const char longer[] = "model.language_model.";
+    if (desc->table->outer_type &&
+        tensor_set_find(set, "model.language_model.embed_tokens.weight")) {
+        memcpy(desc->prefix, longer, sizeof longer);
+    }
+}
+
+static void desc_find_fused(const struct tensor_set *set, struct model_desc *desc)
+{
+    char name[LIMIT_TENSOR_NAME];
+    uint32_t l = 0;
+    while (l < desc->layer_n && desc->layers[l].mixer != MIXER_GDN) {
+        l++;
+    }
+    snprintf(name, sizeof name, "%slayers.%u.linear_attn.in_proj_qkvz.weight", desc->prefix, l);
+    desc->gdn.is_fused = l < desc->layer_n && tensor_set_find(set, name);
+}
+
 static void desc_find_head(const struct tensor_set *set, struct model_desc *desc)
 {
+    char name[LIMIT_TENSOR_NAME];
+    snprintf(name, sizeof name, "%sembed_tokens.weight", desc->prefix);
     const struct tensor *head = tensor_set_find(set, "lm_head.weight");
-    const struct tensor *embed = tensor_set_find(set, "model.embed_tokens.weight");
+    const struct tensor *embed = tensor_set_find(set, name);
     if (desc->is_tied && head && embed &&
         (head->dtype != embed->dtype || head->bytes != embed->bytes ||
          memcmp(head->data, embed->data, head->bytes) != 0)) {
@@ -107,6 +98,8 @@ static void desc_settle(const char *dir, struct model_desc *desc)
 {
     struct tensor_set set;
     if (tensor_set_open_dir(&set, dir, NULL) == 0) {
+        desc_find_prefix(&set, desc);
+        desc_find_fused(&set, desc);
         desc_find_dtype(&set, desc);
         desc_find_head(&set, desc);
         tensor_set_close(&set);
@@ -154,23 +147,17 @@ enum dtype model_default_held(const struct model_desc *desc)
     return desc->checkpoint_dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
 }
 
-void model_kern_limits(const struct model_desc *desc, struct kern_open *args)
-{
-    uint32_t q = desc->head_n * desc->head_dim;
-    uint32_t kv = desc->kv_head_n * desc->head_dim;
-    args->k_max = MAX(desc->hidden, MAX(q, desc->ffn));
-    args->n_max = MAX(desc->hidden, MAX(q + 2 * kv, 2 * desc->ffn));
-    args->nk_max =
-        MAX((uint64_t)desc->vocab_n * desc->hidden,
-            MAX((uint64_t)(q + 2 * kv) * desc->hidden,
-                MAX(2 * (uint64_t)desc->ffn * desc->hidden, (uint64_t)q * desc->hidden)));
-    args->vocab_n = desc->vocab_n;
-}
-
 int64_t model_site_find(const struct model_desc *desc, const char *module)
 {
-    size_t prefix_n = strlen(SITE_PREFIX);
-    if (strncmp(module, SITE_PREFIX, prefix_n) != 0 || !isdigit((unsigned char)module[prefix_n])) {
+    static const char outer[] = "model.language_model."; /* how the outer model calls "model." */
+    char name[LIMIT_TENSOR_NAME];
+    size_t prefix_n = strlen(LAYERS_PREFIX);
+    if (desc->table->outer_type && strncmp(module, outer, sizeof outer - 1) == 0) {
+        snprintf(name, sizeof name, "model.%.200s", module + sizeof outer - 1);
+        module = name;
+    }
+    if (strncmp(module, LAYERS_PREFIX, prefix_n) != 0 ||
+        !isdigit((unsigned char)module[prefix_n])) {
         return -1;
     }
     char *end = NULL;
@@ -178,9 +165,10 @@ int64_t model_site_find(const struct model_desc *desc, const char *module)
     if (layer >= desc->layer_n || *end != '.') {
         return -1;
     }
-    for (uint32_t i = 0; i < SITE_PER_LAYER; i++) {
-        uint32_t site = (uint32_t)layer * SITE_PER_LAYER + i;
-        if (strcmp(desc->sites[site].module, module) == 0) { /* "layers.03" is no other name */
+    for (uint32_t i = 0; i < SITE_PLACES; i++) {
+        uint32_t site = desc->layers[layer].site[i];
+        /* the whole name: "layers.03" is no other name */
+        if (site != SITE_NONE && strcmp(desc->sites[site].module, module) == 0) {
             return site;
         }
     }

@@ -7,4 +7,8 @@ const struct family family_qwen2 = {
     .flags = FAMILY_QKV_BIAS | FAMILY_WINDOW_KEYS,
     .head_dim = 0,
     .kv_head_n = 32,
+    .norm_eps = 1e-6,
+    .mlp = "mlp",
+    .post_norm = "post_attention_layernorm",
+    .final_norm = "norm",
 };

@@ -7,4 +7,8 @@ const struct family family_qwen3 = {
     .flags = FAMILY_ATTENTION_BIAS | FAMILY_QK_NORM | FAMILY_WINDOW_KEYS,
     .head_dim = 128,
     .kv_head_n = 32,
+    .norm_eps = 1e-6,
+    .mlp = "mlp",
+    .post_norm = "post_attention_layernorm",
+    .final_norm = "norm",
 };

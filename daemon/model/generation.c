@@ -155,7 +155,7 @@ static int generation_read_file(const char *path, bool has_sampling, uint32_t vo
     if (rc) {
         return rc;
     }
-    struct config config = {.label = path, .root = root};
+    struct config config = {.label = path, .root = has_sampling ? root : config_text(root)};
     if (!json_is_object(root)) {
         rc = err_set(err, ERR_BAD_FILE, "%s: is not a JSON object", path);
     }

@@ -1,8 +1,7 @@
 /* Weights: from the checkpoint's mapping into the device, one tensor at a time.
  *
- * load_each goes through the tensors a model wants in the order the walk uses them, each with its
- * name, shape and the place of its pointer; it is walked three times: to add up bytes, to check
- * names and shapes, to load. Pages of the mapping are given back tensor by tensor, so that memory
+ * The list of tensors (load_each.c) is gone through three times: to add up bytes, to check names
+ * and shapes, to load. Pages of the mapping are given back tensor by tensor, so that memory
  * holds one copy and one tensor at most. */
 #include "model/model.h"
 
@@ -15,6 +14,7 @@
 #include "base/mem.h"
 #include "kernels/kern.h"
 #include "model/config.h"
+#include "model/family.h"
 #include "model/load_int.h"
 #include "model/safetensors.h"
 
@@ -27,82 +27,16 @@ struct load {
     bool *is_used; /* [set.tensor_n] */
 };
 
+size_t load_vector_n(const struct load_want *want)
+{
+    return (size_t)want->n * (want->taps > 0 ? want->taps : 1);
+}
+
 size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held)
 {
-    size_t bytes =
-        want->k > 0 ? kern->weight_bytes(held, want->n, want->k) : want->n * sizeof(float);
+    size_t bytes = want->k > 0 ? kern->weight_bytes(held, want->n, want->k)
+                               : load_vector_n(want) * sizeof(float);
     return ROUND_UP(bytes, LOAD_ALIGN);
-}
-
-static int load_vector(const struct load_walk *walk, const char *prefix, const char *suffix,
-                       uint32_t n, const float **place)
-{
-    struct load_want want = {.n = n, .vector = place};
-    snprintf(want.name, sizeof want.name, "%s%s", prefix, suffix);
-    return walk->visit(walk->state, &want, walk->err);
-}
-
-static int load_matrix(const struct load_walk *walk, const char *name, uint32_t n, uint32_t k,
-                       const void **place)
-{
-    struct load_want want = {.n = n, .k = k, .matrix = place};
-    snprintf(want.name, sizeof want.name, "%s.weight", name);
-    return walk->visit(walk->state, &want, walk->err);
-}
-
-static bool load_has_bias(const struct model_desc *desc, uint32_t site)
-{
-    switch (site) {
-    case SITE_Q:
-    case SITE_K:
-    case SITE_V:
-        return desc->has_qkv_bias;
-    case SITE_O:
-        return desc->has_o_bias;
-    default:
-        return desc->has_mlp_bias;
-    }
-}
-
-static int load_layer(const struct load_walk *walk, const struct model_desc *desc, uint32_t l,
-                      struct layer_weights *out)
-{
-    char prefix[48];
-    snprintf(prefix, sizeof prefix, "model.layers.%u.", l);
-    int rc = load_vector(walk, prefix, "input_layernorm.weight", desc->hidden, &out->input_norm);
-    for (uint32_t i = 0; rc == 0 && i < SITE_PER_LAYER; i++) {
-        const struct site *site = &desc->sites[l * SITE_PER_LAYER + i];
-        rc = load_matrix(walk, site->module, site->n, site->k, &out->w[i]);
-        if (rc == 0 && load_has_bias(desc, i)) {
-            rc = load_vector(walk, site->module, ".bias", site->n, &out->bias[i]);
-        }
-    }
-    if (rc == 0 && desc->has_qk_norm) {
-        rc = load_vector(walk, prefix, "self_attn.q_norm.weight", desc->head_dim, &out->q_norm);
-        if (rc == 0) {
-            rc = load_vector(walk, prefix, "self_attn.k_norm.weight", desc->head_dim, &out->k_norm);
-        }
-    }
-    if (rc == 0) {
-        rc = load_vector(walk, prefix, "post_attention_layernorm.weight", desc->hidden,
-                         &out->post_norm);
-    }
-    return rc;
-}
-
-int load_each(const struct load_walk *walk, const struct model_desc *desc, struct model *model)
-{
-    int rc = load_matrix(walk, "model.embed_tokens", desc->vocab_n, desc->hidden, &model->embed);
-    for (uint32_t l = 0; rc == 0 && l < desc->layer_n; l++) {
-        rc = load_layer(walk, desc, l, &model->layers[l]);
-    }
-    if (rc == 0) {
-        rc = load_vector(walk, "model.norm", ".weight", desc->hidden, &model->final_norm);
-    }
-    if (rc == 0 && !desc->is_tied) {
-        rc = load_matrix(walk, "lm_head", desc->vocab_n, desc->hidden, &model->head);
-    }
-    return rc;
 }
 
 struct load_sum {
@@ -142,7 +76,7 @@ int load_reserve(struct load_memory *memory, struct err *err)
 void load_put_vector(struct load_memory *memory, const struct load_want *want, const float *values)
 {
     const struct model *model = memory->model;
-    model->kern->put(model->dev, memory->at, values, want->n * sizeof *values);
+    model->kern->put(model->dev, memory->at, values, load_vector_n(want) * sizeof *values);
     *want->vector = (const float *)(void *)memory->at;
 }
 
@@ -159,10 +93,17 @@ static int load_visit_check(void *state, const struct load_want *want, struct er
     if (!t) {
         return err_set(err, ERR_BAD_FILE, "tensor \"%s\" is missing", want->name);
     }
-    uint32_t dim_n = want->k > 0 ? 2 : 1;
-    if (t->dim_n != dim_n || t->dims[0] != want->n || (dim_n == 2 && t->dims[1] != want->k)) {
+    struct tensor wanted = {.dim_n = want->k > 0      ? 2
+                                     : want->taps > 0 ? 3
+                                                      : 1,
+                            .dims = {want->row ? want->file_n : want->n, want->k}};
+    if (want->taps > 0) {
+        wanted.dims[1] = 1;
+        wanted.dims[2] = want->taps;
+    }
+    if (t->dim_n != wanted.dim_n ||
+        memcmp(t->dims, wanted.dims, wanted.dim_n * sizeof *t->dims) != 0) {
         char has[100];
-        struct tensor wanted = {.dim_n = dim_n, .dims = {want->n, want->k}};
         char needs[100];
         tensor_shape_text(t, has, sizeof has);
         tensor_shape_text(&wanted, needs, sizeof needs);
@@ -178,12 +119,17 @@ static int load_visit_check(void *state, const struct load_want *want, struct er
     return 0;
 }
 
-static bool load_is_ignorable(const char *name)
+/* What old files keep of what we compute, and tensors of parts that are not served. */
+static bool load_is_ignorable(const struct model_desc *desc, const char *name)
 {
-    static const char suffix[] = ".rotary_emb.inv_freq"; /* old files keep what we compute */
+    static const char suffix[] = ".rotary_emb.inv_freq";
     size_t n = strlen(name);
     size_t suffix_n = sizeof suffix - 1;
-    return n > suffix_n && strcmp(name + n - suffix_n, suffix) == 0;
+    const char *const *part = desc->table->outer_parts;
+    while (part && *part && strncmp(name, *part, strlen(*part)) != 0) {
+        part++;
+    }
+    return (part && *part) || (n > suffix_n && strcmp(name + n - suffix_n, suffix) == 0);
 }
 
 static int load_check_rest(const struct load *load, struct err *err)
@@ -192,7 +138,7 @@ static int load_check_rest(const struct load *load, struct err *err)
         const struct tensor *t = &load->set.tensors[i];
         /* A tied model's head is a copy of the embedding: model_desc_read has seen to that. */
         bool is_copy = load->memory.model->desc.is_tied && strcmp(t->name, "lm_head.weight") == 0;
-        if (load->is_used[i] || is_copy || load_is_ignorable(t->name)) {
+        if (load->is_used[i] || is_copy || load_is_ignorable(&load->memory.model->desc, t->name)) {
             continue;
         }
         return err_set(err, ERR_NOT_IMPLEMENTED,
@@ -239,12 +185,27 @@ static const void *load_aligned(const struct tensor *t, void **out_copy)
 static void load_convert_vector(struct load *load, const struct load_want *want, const void *data,
                                 enum dtype dtype)
 {
-    float *values = mem_alloc(want->n * sizeof *values);
-    for (uint32_t i = 0; i < want->n; i++) {
-        values[i] = load_value(data, dtype, i);
+    size_t n = load_vector_n(want);
+    float *values = mem_alloc(n * sizeof *values);
+    for (size_t i = 0; i < n; i++) {
+        values[i] = load_value(data, dtype, i) + want->plus;
     }
     load_put_vector(&load->memory, want, values);
     mem_free(values);
+}
+
+/* The rows that are wanted, gathered; the caller frees them. */
+static void *load_gather(const struct load *load, const struct load_want *want, const void *data,
+                         enum dtype dtype)
+{
+    size_t bytes = want->k * dtype_bytes(dtype);
+    char *rows = mem_alloc(want->n * bytes);
+    for (uint32_t i = 0; i < want->n; i++) {
+        uint32_t from = want->row(&load->memory.model->desc, i);
+        ASSERT_CMP(from, <, want->file_n);
+        memcpy(rows + i * bytes, (const char *)data + from * bytes, bytes);
+    }
+    return rows;
 }
 
 static int load_visit_load(void *state, const struct load_want *want, struct err *err)
@@ -255,15 +216,18 @@ static int load_visit_load(void *state, const struct load_want *want, struct err
     ASSERT(t);
     enum dtype dtype = (enum dtype)t->dtype;
     enum dtype held = want->k > 0 ? model->held : DTYPE_F32;
-    size_t count = (size_t)t->dims[0] * (want->k > 0 ? want->k : 1);
+    size_t count = want->k > 0 ? (size_t)t->dims[0] * want->k : load_vector_n(want);
     void *copy = NULL;
     const void *data = load_aligned(t, &copy);
     size_t bad = load_find_bad(data, dtype, count, held);
     int rc = bad < count ? load_refuse_value(t, bad, held, err) : 0;
     if (rc == 0 && want->k > 0) {
-        struct kern_matrix src = {.data = data, .dtype = dtype, .n = want->n, .k = want->k};
+        void *rows = want->row ? load_gather(load, want, data, dtype) : NULL;
+        struct kern_matrix src = {
+            .data = rows ? rows : data, .dtype = dtype, .n = want->n, .k = want->k};
         model->kern->weight_load(model->dev, &src, load->memory.at);
         *want->matrix = load->memory.at;
+        mem_free(rows);
     } else if (rc == 0) {
         load_convert_vector(load, want, data, dtype);
     }

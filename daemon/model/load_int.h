@@ -14,11 +14,20 @@ struct kern;
 struct model;
 struct model_desc;
 
+/* Row of the file's tensor that row i of a matrix is. */
+typedef uint32_t load_row(const struct model_desc *desc, uint32_t i);
+
 struct load_want {
     char name[LIMIT_TENSOR_NAME + 8];
     uint32_t n, k;       /* [n, k]; a vector [n] has k == 0 */
     const void **matrix; /* where the pointer goes: one of the two is set */
     const float **vector;
+    /* Matrices: where only some rows of a tensor [file_n, k] are wanted, or in another order. */
+    uint32_t file_n;
+    load_row *row;
+    /* Vectors. */
+    uint32_t taps; /* not 0: of a tensor [n, 1, taps] */
+    float plus;    /* what is added to each value of a file */
 };
 
 typedef int load_visit(void *state, const struct load_want *want, struct err *err);
@@ -32,6 +41,9 @@ struct load_walk {
 /* Every tensor, in the order the walk uses them. `model` receives pointers only from a visit that
  * loads. */
 int load_each(const struct load_walk *walk, const struct model_desc *desc, struct model *model);
+
+/* Values of a vector. */
+size_t load_vector_n(const struct load_want *want);
 
 /* Device memory that it takes. */
 size_t load_bytes(const struct load_want *want, const struct kern *kern, enum dtype held);

@@ -36,9 +36,10 @@ static int random_visit(void *state, const struct load_want *want, struct err *e
         model->kern->weight_random(model->dev, &src, load->memory.at);
         *want->matrix = load->memory.at;
     } else {
-        float *values = mem_alloc(want->n * sizeof *values);
+        size_t n = load_vector_n(want);
+        float *values = mem_alloc(n * sizeof *values);
         bool is_bias = random_is_bias(want->name);
-        for (uint32_t i = 0; i < want->n; i++) {
+        for (size_t i = 0; i < n; i++) {
             values[i] = is_bias ? weights_random_bias(key, i) : weights_random_gain(key, i);
         }
         load_put_vector(&load->memory, want, values);

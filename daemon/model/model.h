@@ -15,23 +15,33 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/sha256.h"
+#include "kernels/kern_recurrent.h"
 
+struct family;
 struct kern;
 struct kern_dev;
 struct kern_open;
 
-/* Linear sites of a layer, in this order; the site index of layer l is l * SITE_PER_LAYER + this.
- */
-enum site_in_layer {
+/* The places of a layer where a linear may stand; layer_desc.site tells which of them it has. */
+enum site_place {
     SITE_Q,
     SITE_K,
     SITE_V,
     SITE_O,
+    SITE_GDN_QKV,
+    SITE_GDN_Z,
+    SITE_GDN_B,
+    SITE_GDN_A,
+    SITE_GDN_OUT,
+    SITE_SSD_IN,
+    SITE_SSD_OUT,
     SITE_GATE,
     SITE_UP,
     SITE_DOWN,
-    SITE_PER_LAYER
+    SITE_PLACES
 };
+
+#define SITE_NONE UINT32_MAX
 
 /* How a site is split over tensor-parallel ranks. */
 enum site_split { SPLIT_COLUMN, SPLIT_ROW };
@@ -42,29 +52,60 @@ struct site {
     uint32_t n;                     /* outputs */
     uint32_t k;                     /* inputs */
     enum site_split split;
+    enum site_place place;
+    uint32_t layer;
 };
 
-enum mixer { MIXER_ATTENTION }; /* gated delta rule and Mamba-2 come with their families */
+/* What a layer mixes positions with. */
+enum mixer {
+    MIXER_ATTENTION,
+    MIXER_GDN,           /* the gated delta rule */
+    MIXER_ATTENTION_SSD, /* attention and Mamba-2 side by side, summed */
+};
+
+#define LAYER_NONE UINT32_MAX
 
 struct layer_desc {
     enum mixer mixer;
-    uint32_t kv_layer; /* ordinal among the layers that have KV */
+    uint32_t kv_layer;          /* ordinal among the layers that have KV, or LAYER_NONE */
+    uint32_t state_layer;       /* ordinal among those that have a recurrent state, or LAYER_NONE */
+    uint32_t site[SITE_PLACES]; /* site index, or SITE_NONE */
+};
+
+/* Recurrent mixers of one model, all layers alike: as in kernels/kern_recurrent.h. */
+struct gdn_desc {
+    uint32_t key_head_n, value_head_n, key_dim, value_dim;
+    bool is_fused; /* the files hold in_proj_qkvz and in_proj_ba, interleaved by key head */
+};
+
+struct ssd_desc {
+    uint32_t head_n, head_dim, group_n, state_dim;
+    float multipliers[KERN_SSD_PIECE_N];
+    enum kern_ssd_norm norm_order;
+    bool has_conv_bias;
 };
 
 struct model_desc {
-    const char *family;    /* "llama", "qwen2", "qwen3" */
-    char architecture[64]; /* "Qwen3ForCausalLM" */
-    uint32_t layer_n, kv_layer_n;
+    const char *family;         /* "llama", "qwen2", "qwen3", "qwen3_5", "falcon_h1" */
+    const struct family *table; /* its table */
+    char architecture[64];      /* "Qwen3ForCausalLM" */
+    char prefix[32];            /* of the files' tensor names: "model." */
+    uint32_t layer_n, kv_layer_n, state_layer_n;
     uint32_t hidden, ffn, vocab_n;
     uint32_t head_n, kv_head_n, head_dim;
     uint32_t context_max; /* max_position_embeddings */
     float norm_eps;
     bool has_qkv_bias, has_o_bias, has_mlp_bias;
     bool has_qk_norm;
-    bool is_tied;       /* the head is the embedding */
+    bool has_attention_gate; /* the q site holds each head's query, then its gate */
+    struct gdn_desc gdn;     /* where a layer is MIXER_GDN */
+    struct ssd_desc ssd;     /* where a layer is MIXER_ATTENTION_SSD */
+    bool is_tied;            /* the head is the embedding */
     bool is_tie_broken; /* config.json ties them, the files hold another head: that one counts */
     float embed_multiplier, head_multiplier; /* of embeddings and of logits */
-    float attention_scale;                   /* 1 / sqrt(head_dim) */
+    /* Of what a mixer or the feed-forward adds to the residual, and of the gate before silu. */
+    float attention_multiplier, ssd_multiplier, mlp_multiplier, gate_multiplier;
+    float attention_scale; /* 1 / sqrt(head_dim), times what the family multiplies q and k by */
     float rope_scale;
     uint32_t rotary_n;
     float inv_freq[LIMIT_HEAD_DIM / 2];
@@ -107,14 +148,22 @@ enum dtype model_default_held(const struct model_desc *desc);
 /* Fills what a device must be opened for by this model: k_max, n_max, vocab_n. */
 void model_kern_limits(const struct model_desc *desc, struct kern_open *args);
 
+/* The recurrent layers' memory for slot_n sequences; layer_n is 0 where there are none. */
+struct kern_state model_state(const struct model_desc *desc, uint32_t slot_n);
+
+/* Sides of a recurrent state of one layer: [heads, rows, columns]. */
+void model_state_dims(const struct model_desc *desc, uint32_t out_dims[3]);
+
 /* Site index of a module path such as "model.layers.0.mlp.up_proj"; -1 when there is none. */
 int64_t model_site_find(const struct model_desc *desc, const char *module);
 
-/* Weights in device memory, in the order the walk uses them. */
+/* Weights in device memory; NULL where the layer has none. */
 struct layer_weights {
-    const void *w[SITE_PER_LAYER];
-    const float *bias[SITE_PER_LAYER];                     /* NULL where there is none */
-    const float *input_norm, *post_norm, *q_norm, *k_norm; /* q/k norms NULL where there are none */
+    const void *w[SITE_PLACES];
+    const float *bias[SITE_PLACES];
+    const float *input_norm, *post_norm, *q_norm, *k_norm;
+    /* of the recurrent mixer: [conv_n, LIMIT_CONV_TAPS], [conv_n], by head, of its norm */
+    const float *conv_w, *conv_bias, *a_log, *dt_bias, *d, *mixer_norm;
 };
 
 #define MODEL_FINGERPRINT_BYTES (SHA256_HEX_BYTES + 32)

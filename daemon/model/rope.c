@@ -7,13 +7,17 @@
 #include <math.h>
 
 #include "base/base.h"
+#include "model/family.h"
 
 #define ROPE_THETA_DEFAULT 10000.0
+#define ROPE_SHARE_DEFAULT 0.25 /* of families that rotate a part */
 #define ROPE_TWO_PI        6.283185307179586
 
 struct rope {
+    const struct family *family;
     bool is_llama3;
     double theta;
+    double share; /* of a head's dimensions that are rotated: the first ones */
     double factor, low_freq_factor, high_freq_factor;
     int64_t original_context;
 };
@@ -62,6 +66,9 @@ static int rope_check_keys(const struct config *config, const char *name, const 
     static const char *const plain[] = {"rope_type", "type", "rope_theta", NULL};
     static const char *const llama3[] = {"factor", "low_freq_factor", "high_freq_factor",
                                          "original_max_position_embeddings", NULL};
+    /* a text has the same position in all three rows of M-RoPE */
+    static const char *const partial[] = {"partial_rotary_factor", "mrope_section",
+                                          "mrope_interleaved", NULL};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)dict, key, value)
@@ -70,7 +77,9 @@ static int rope_check_keys(const struct config *config, const char *name, const 
                         (rope->is_llama3 && config_has_word(llama3, key)) || json_is_null(value);
         bool is_whole = strcmp(key, "partial_rotary_factor") == 0 && json_is_number(value) &&
                         json_number_value(value) == 1.0;
-        if (!is_known && !is_whole) {
+        bool is_partial =
+            (rope->family->flags & FAMILY_PARTIAL_ROPE) && config_has_word(partial, key);
+        if (!is_known && !is_whole && !is_partial) {
             return rope_refuse_key(config, name, key, value, err);
         }
     }
@@ -147,6 +156,12 @@ static int rope_read_dict(const struct config *config, const char *name, struct 
                        config->label, rope->theta, name, theta);
     }
     rope->theta = theta;
+    if (rope->family->flags & FAMILY_PARTIAL_ROPE) {
+        rc = json_get_real(config->label, dict, "partial_rotary_factor", &rope->share, err);
+    }
+    if (rc) {
+        return rc;
+    }
     return rope->is_llama3 ? rope_read_llama3(config, name, dict, rope, err) : 0;
 }
 
@@ -169,9 +184,29 @@ static float rope_llama3(const struct rope *rope, float inv_freq)
     return (1 - blend) * inv_freq / factor + blend * inv_freq;
 }
 
-int config_read_rope(const struct config *config, struct model_desc *desc, struct err *err)
+/* Dimensions that are rotated: a share of the head. */
+static int rope_read_share(const struct config *config, const struct rope *rope,
+                           struct model_desc *desc, struct err *err)
 {
-    struct rope rope = {.theta = ROPE_THETA_DEFAULT, .original_context = desc->context_max};
+    double n = rope->share * desc->head_dim;
+    desc->rotary_n = n >= 2 && n <= desc->head_dim ? (uint32_t)n : 0;
+    if (desc->rotary_n == 0 || desc->rotary_n % 2 != 0 || desc->rotary_n != n) {
+        return err_set(err, ERR_BAD_FILE,
+                       "%s: \"partial_rotary_factor\" is %g: of %u dimensions an even number from "
+                       "2 on must be rotated",
+                       config->label, rope->share, desc->head_dim);
+    }
+    return 0;
+}
+
+int config_read_rope(const struct config *config, const struct family *family,
+                     struct model_desc *desc, struct err *err)
+{
+    bool is_partial = family->flags & FAMILY_PARTIAL_ROPE;
+    struct rope rope = {.family = family,
+                        .theta = ROPE_THETA_DEFAULT,
+                        .share = is_partial ? ROPE_SHARE_DEFAULT : 1,
+                        .original_context = desc->context_max};
     const json_t *old_dict = json_object_get(config->root, "rope_scaling");
     const json_t *new_dict = json_object_get(config->root, "rope_parameters");
     if (json_is_object(old_dict) && json_is_object(new_dict) && !json_equal(old_dict, new_dict)) {
@@ -180,6 +215,9 @@ int config_read_rope(const struct config *config, struct model_desc *desc, struc
                        config->label);
     }
     int rc = json_get_real(config->label, config->root, "rope_theta", &rope.theta, err);
+    if (rc == 0 && is_partial) {
+        rc = json_get_real(config->label, config->root, "partial_rotary_factor", &rope.share, err);
+    }
     if (rc == 0) {
         rc = rope_read_dict(config, "rope_scaling", &rope, err);
     }
@@ -193,8 +231,11 @@ int config_read_rope(const struct config *config, struct model_desc *desc, struc
         return err_set(err, ERR_BAD_FILE, "%s: \"rope_theta\" is %g, it must lie in 1 to 1e15",
                        config->label, rope.theta);
     }
+    rc = rope_read_share(config, &rope, desc, err);
+    if (rc) {
+        return rc;
+    }
     desc->rope_scale = 1;
-    desc->rotary_n = desc->head_dim;
     for (uint32_t i = 0; i < desc->rotary_n / 2; i++) {
         float exponent = (float)(2 * i) / (float)desc->rotary_n;
         float inv_freq = 1.0f / powf((float)rope.theta, exponent);

@@ -12,7 +12,7 @@
 #include "base/dtype.h"
 #include "base/file.h"
 
-#define TENSOR_DIMS_MAX 4
+#define TENSOR_DIMS_MAX 8
 
 struct tensor {
     const char *name;

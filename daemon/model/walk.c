@@ -1,4 +1,4 @@
-/* The layer list, gone down once per step: embed; per layer join, attention, join, feed-forward;
+/* The layer list, gone down once per step: embed; per layer join, mixers, join, feed-forward;
  * the last join with the final norm; then scores and samples through the head.
  *
  * Every buffer is a piece of one reservation, sized in walk_layout. The records of a batch are
@@ -6,6 +6,7 @@
 #include "model/walk_int.h"
 
 #include "base/base.h"
+#include "model/layers.h"
 
 #define WALK_ALIGN 64
 #define WALK_SCORE_LOGIT_ROWS                                                                      \
@@ -39,6 +40,10 @@ WALK_SAME(batch_seg, kern_seg, row_n);
 WALK_SAME_SIZE(batch_seg_row, kern_seg_row);
 WALK_SAME(batch_seg_row, kern_seg_row, row);
 WALK_SAME(batch_seg_row, kern_seg_row, weight);
+WALK_SAME_SIZE(batch_start, kern_start);
+WALK_SAME(batch_start, kern_start, slot);
+WALK_SAME(batch_start, kern_start, version);
+WALK_SAME(batch_start, kern_start, weight);
 WALK_SAME_SIZE(batch_sample, kern_sample_row);
 WALK_SAME(batch_sample, kern_sample_row, row);
 WALK_SAME(batch_sample, kern_sample_row, slot);
@@ -99,15 +104,26 @@ static size_t walk_layout(struct walk *walk, char *base)
     const struct model_desc *desc = &model->desc;
     size_t rows = walk->row_max;
     size_t q_row = (size_t)desc->head_n * desc->head_dim;
+    size_t mixed_row = MAX(q_row, layers_mixer_out(desc));
+    size_t part_bytes = model->kern->part_bytes(walk->row_max, desc->hidden);
     size_t each = dtype_bytes(model->held);
     size_t at = 0;
     walk->h = walk_take(base, &at, rows * desc->hidden * sizeof(float));
     walk->q = walk_take(base, &at, rows * q_row * sizeof(float));
     walk->logits = walk_take(base, &at, walk_logits_size(walk));
     walk->x = walk_take(base, &at, rows * desc->hidden * each);
-    walk->attn = walk_take(base, &at, rows * q_row * each);
+    walk->mixed = walk_take(base, &at, rows * mixed_row * each);
     walk->act = walk_take(base, &at, rows * desc->ffn * each);
-    walk->part = walk_take(base, &at, model->kern->part_bytes(walk->row_max, desc->hidden));
+    walk->parts[0] = walk_take(base, &at, part_bytes);
+    if (desc->has_attention_gate) {
+        walk->gate = walk_take(base, &at, rows * q_row * sizeof(float));
+    }
+    if (desc->state_layer_n > 0) {
+        walk->mixer = walk_take(base, &at, rows * layers_mixer_n(desc) * sizeof(float));
+    }
+    if (desc->ssd.head_n > 0) {
+        walk->parts[1] = walk_take(base, &at, part_bytes);
+    }
     walk->tokens =
         walk_take(base, &at, ((size_t)walk->sample_max + walk->score_max) * sizeof *walk->tokens);
     return at;
@@ -145,26 +161,72 @@ struct kern_step walk_view(const struct walk *walk, const struct batch *batch)
         .hist = batch_hist(batch),
         .scores = (const struct kern_score_row *)batch_scores(batch),
         .score_n = batch->score_n,
+        .starts = (const struct kern_start *)batch_starts(batch),
+        .start_n = batch->start_n,
         .inv_freq = desc->inv_freq,
         .rotary_n = desc->rotary_n,
         .rope_scale = desc->rope_scale,
     };
 }
 
-/* h += part times its multiplier, then x = norm(h); without a part the norm alone. */
-static void walk_join(const struct walk *walk, uint32_t part_n, const float *gain)
+/* h += parts times their multipliers, then x = norm(h); without parts the norm alone. */
+static void walk_join(const struct walk *walk, uint32_t part_n, const float multipliers[2],
+                      const float *gain)
 {
     const struct model *model = walk->model;
-    model->kern->join(model->dev, &(struct kern_join){
-                                      .h = walk->h,
-                                      .hidden = model->desc.hidden,
-                                      .part_n = part_n,
-                                      .parts = {walk->part},
-                                      .multipliers = {1},
-                                      .gain = gain,
-                                      .eps = model->desc.norm_eps,
-                                      .x = walk->x,
-                                  });
+    struct kern_join op = {
+        .h = walk->h,
+        .hidden = model->desc.hidden,
+        .part_n = part_n,
+        .parts = {walk->parts[0], walk->parts[1]},
+        .gain = gain,
+        .eps = model->desc.norm_eps,
+        .x = walk->x,
+    };
+    memcpy(op.multipliers, multipliers, sizeof op.multipliers);
+    model->kern->join(model->dev, &op);
+}
+
+void walk_sites(const struct walk *walk, uint32_t layer, enum site_place first,
+                struct kern_linear *op)
+{
+    const struct model *model = walk->model;
+    const struct layer_weights *w = &model->layers[layer];
+    for (uint32_t i = 0; i < op->site_n; i++) {
+        uint32_t site = model->desc.layers[layer].site[first + i];
+        op->sites[i] = (struct kern_linear_site){.site = site,
+                                                 .n = model->desc.sites[site].n,
+                                                 .w = w->w[first + i],
+                                                 .bias = w->bias[first + i]};
+    }
+}
+
+void walk_part(const struct walk *walk, uint32_t layer, enum site_place place, const void *x,
+               void *part)
+{
+    const struct model *model = walk->model;
+    uint32_t site = model->desc.layers[layer].site[place];
+    struct kern_linear op = {
+        .x = x, .k = model->desc.sites[site].k, .site_n = 1, .post = KERN_POST_PART, .out = part};
+    walk_sites(walk, layer, place, &op);
+    model->kern->linear(model->dev, &op);
+}
+
+/* The mixers of a layer; returns the number of parts they leave. */
+static uint32_t walk_mix(const struct walk *walk, uint32_t layer)
+{
+    switch (walk->model->desc.layers[layer].mixer) {
+    case MIXER_GDN:
+        block_gdn(walk, layer);
+        return 1;
+    case MIXER_ATTENTION_SSD:
+        block_attention(walk, layer);
+        block_ssd(walk, layer);
+        return 2;
+    default:
+        block_attention(walk, layer);
+        return 1;
+    }
 }
 
 static void walk_layers(const struct walk *walk)
@@ -177,13 +239,15 @@ static void walk_layers(const struct walk *walk)
                                        .multiplier = model->desc.embed_multiplier,
                                        .h = walk->h,
                                    });
+    const float mixers[2] = {model->desc.attention_multiplier, model->desc.ssd_multiplier};
+    const float mlp[2] = {model->desc.mlp_multiplier};
     for (uint32_t l = 0; l < model->desc.layer_n; l++) {
-        walk_join(walk, l > 0 ? 1 : 0, model->layers[l].input_norm);
-        block_attention(walk, l);
-        walk_join(walk, 1, model->layers[l].post_norm);
+        walk_join(walk, l > 0 ? 1 : 0, mlp, model->layers[l].input_norm);
+        uint32_t part_n = walk_mix(walk, l);
+        walk_join(walk, part_n, mixers, model->layers[l].post_norm);
         block_mlp(walk, l);
     }
-    walk_join(walk, 1, model->final_norm);
+    walk_join(walk, 1, mlp, model->final_norm);
 }
 
 /* Scores first: both use the logits, and those of the samples then stay to be looked at. Score and

@@ -17,7 +17,10 @@ struct walk {
     const struct model *model;
     uint32_t row_max, sample_max, score_max;
     float *h, *q, *logits;
-    void *x, *attn, *act, *part;
+    float *gate;  /* of attention's output; NULL where there is none */
+    float *mixer; /* what a recurrent mixer reads; NULL where there is none */
+    void *x, *mixed, *act;
+    void *parts[2];            /* the second where a layer has two mixers */
     struct kern_token *tokens; /* device [sample_max + score_max] */
 };
 

@@ -28,6 +28,7 @@ static struct batch batch_layout(const struct batch_limits *limits)
         .bias_max = limits->bias_max,
         .hist_max = limits->hist_max,
         .score_max = limits->score_max,
+        .start_max = limits->start_max,
     };
     b.rows_at = batch_place(&at, b.row_max, sizeof(struct batch_row));
     b.seqs_at = batch_place(&at, b.seq_max, sizeof(struct batch_seq));
@@ -38,6 +39,7 @@ static struct batch batch_layout(const struct batch_limits *limits)
     b.biases_at = batch_place(&at, b.bias_max, sizeof(struct batch_bias));
     b.hist_at = batch_place(&at, b.hist_max, sizeof(uint32_t));
     b.scores_at = batch_place(&at, b.score_max, sizeof(struct batch_score));
+    b.starts_at = batch_place(&at, b.start_max, sizeof(struct batch_start));
     b.bytes = (uint32_t)at;
     return b;
 }
@@ -64,4 +66,5 @@ void batch_clear(struct batch *batch)
     batch->bias_n = 0;
     batch->hist_n = 0;
     batch->score_n = 0;
+    batch->start_n = 0;
 }

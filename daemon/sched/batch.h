@@ -52,6 +52,14 @@ struct batch_seg_row {
     float weight; /* never 0 */
 };
 
+/* A sequence whose first row of this step is at position 0 and whose recurrent layers begin with
+ * weight times the states of a version; it is in no later step's list, unless it begins anew. */
+struct batch_start {
+    uint32_t slot;
+    uint32_t version; /* version slot */
+    float weight;     /* never 0 */
+};
+
 enum batch_sample_flags {
     BATCH_SAMPLE_FRESH = 1, /* the slot's counts begin anew, with hist */
 };
@@ -105,12 +113,13 @@ struct batch {
     uint32_t bias_n, bias_max, biases_at;
     uint32_t hist_n, hist_max, hist_at; /* uint32_t each */
     uint32_t score_n, score_max, scores_at;
+    uint32_t start_n, start_max, starts_at;
 };
 
 /* Capacities; each a sum or product stated by its owner (daemon/engine). */
 struct batch_limits {
     uint32_t row_max, seq_max, page_max, seg_max, seg_row_max;
-    uint32_t sample_max, bias_max, hist_max, score_max;
+    uint32_t sample_max, bias_max, hist_max, score_max, start_max;
 };
 
 size_t batch_bytes(const struct batch_limits *limits);
@@ -132,6 +141,7 @@ BATCH_ARRAY(samples, struct batch_sample, samples_at)
 BATCH_ARRAY(biases, struct batch_bias, biases_at)
 BATCH_ARRAY(hist, uint32_t, hist_at)
 BATCH_ARRAY(scores, struct batch_score, scores_at)
+BATCH_ARRAY(starts, struct batch_start, starts_at)
 
 /* What a step gives back: one record per sample, then one per score, in the batch's order. */
 struct batch_token {

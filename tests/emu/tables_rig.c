@@ -143,8 +143,12 @@ static void rig_weights(struct tables_rig *rig)
         struct layer_weights *w = &m->layers[l];
         w->input_norm = m->final_norm;
         w->post_norm = m->final_norm;
-        for (uint32_t i = 0; i < SITE_PER_LAYER; i++) {
-            w->w[i] = rig_matrix(rig, m->desc.sites[i].n, m->desc.sites[i].k);
+        for (uint32_t i = 0; i < SITE_PLACES; i++) {
+            uint32_t site = m->desc.layers[l].site[i];
+            if (site == SITE_NONE) {
+                continue;
+            }
+            w->w[i] = rig_matrix(rig, m->desc.sites[site].n, m->desc.sites[site].k);
         }
     }
 }
@@ -166,8 +170,8 @@ static void rig_adapter(struct tables_rig *rig, uint32_t version)
     char *block = rig_take(rig, at);
     if (!rig->is_dry) {
         uint16_t *host = mem_zalloc(at);
-        struct effect_block head = {EFFECT_BLOCK_MAGIC, EFFECT_BLOCK_VERSION, at, desc->site_n,
-                                    EFFECT_LOWRANK_AT};
+        struct effect_block head = {
+            EFFECT_BLOCK_MAGIC, EFFECT_BLOCK_VERSION, at, desc->site_n, EFFECT_LOWRANK_AT, 0, 0};
         for (size_t i = table / 2; i < at / 2; i++) {
             host[i] = bf16_from_f32((float)((i * 7 + version) % 13) / 4096);
         }

@@ -75,11 +75,11 @@ static void reads_llama(void **state)
     assert_true(fabsf(d.inv_freq[14] / 3.21144611e-03f - 1) < 1e-6f);
     assert_true(fabsf(d.inv_freq[16] / 4.29556705e-04f - 1) < 1e-6f);
     assert_true(fabsf(d.inv_freq[31] / 9.41830649e-08f - 1) < 1e-6f);
-    assert_string_equal(d.sites[15 * SITE_PER_LAYER + SITE_DOWN].module,
+    assert_string_equal(d.sites[d.layers[15].site[SITE_DOWN]].module,
                         "model.layers.15.mlp.down_proj");
-    assert_int_equal(d.sites[SITE_DOWN].k, 8192);
-    assert_int_equal(d.sites[SITE_DOWN].split, SPLIT_ROW);
-    assert_int_equal(d.sites[SITE_K].n, 512);
+    assert_int_equal(d.sites[d.layers[0].site[SITE_DOWN]].k, 8192);
+    assert_int_equal(d.sites[d.layers[0].site[SITE_DOWN]].split, SPLIT_ROW);
+    assert_int_equal(d.sites[d.layers[0].site[SITE_K]].n, 512);
     model_desc_done(&d);
 }
 
@@ -101,7 +101,7 @@ static void reads_qwen(void **state)
     parse(qwen3_0_6b, &d);
     assert_string_equal(d.family, "qwen3");
     assert_int_equal(d.head_dim, 128);
-    assert_int_equal(d.sites[SITE_O].k, 2048);
+    assert_int_equal(d.sites[d.layers[0].site[SITE_O]].k, 2048);
     assert_true(d.has_qk_norm);
     assert_false(d.has_qkv_bias);
     model_desc_done(&d);
@@ -114,7 +114,7 @@ static void finds_sites(void **state)
     parse(qwen3_0_6b, &d);
     assert_int_equal(model_site_find(&d, "model.layers.0.self_attn.q_proj"), SITE_Q);
     assert_int_equal(model_site_find(&d, "model.layers.27.mlp.up_proj"),
-                     27 * SITE_PER_LAYER + SITE_UP);
+                     d.layers[27].site[SITE_UP]);
     for (uint32_t i = 0; i < d.site_n; i++) {
         assert_int_equal(model_site_find(&d, d.sites[i].module), i);
     }

@@ -36,12 +36,12 @@ static void expect_block(const struct version *v, float scale)
     assert_int_equal(b->site_n, desc.site_n);
     for (uint32_t s = 0; s < desc.site_n; s++) {
         const struct effect_lowrank *e = effect_lowrank_at(v->block, s);
-        uint32_t in_layer = s % SITE_PER_LAYER;
+        enum site_place in_layer = desc.sites[s].place;
         if (in_layer != SITE_Q && in_layer != SITE_V) {
             assert_int_equal(e->rank, 0);
             continue;
         }
-        uint32_t t = s / SITE_PER_LAYER * 4 + (in_layer == SITE_V ? 2 : 0);
+        uint32_t t = desc.sites[s].layer * 4 + (in_layer == SITE_V ? 2 : 0);
         assert_int_equal(e->rank, 2);
         assert_true(e->scale == scale);
         expect_factor(v->block, e->a_at, t);
