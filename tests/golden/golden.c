@@ -8,14 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "adapters/store.h"
 #include "base/base.h"
 #include "base/mem.h"
 #ifdef KERN_HAS_CUDA
 #include "kernels/cuda/cuda.h"
 #endif
-#include "kernels/effect.h"
 #include "model/walk_int.h"
-#include "tests/golden/golden_adapter.h"
 #include "tests/step.h"
 
 #define GOLDEN_PAGES    8
@@ -29,7 +28,10 @@ static const struct batch_limits limits = {
     .seg_row_max = GOLDEN_SEGS_MAX * GOLDEN_ROWS_MAX,
     .sample_max = GOLDEN_ROWS_MAX,
     .score_max = GOLDEN_ROWS_MAX,
+    .start_max = 1,
 };
+
+static const char *const adapter_names[GOLDEN_ADAPTERS] = {"a", "b", "s", "n"};
 
 /* A sanitizer makes emulated instructions very slow, and their paths are the release build's to
  * check; GRAFT_LONG=1 runs them all the same. */
@@ -119,7 +121,7 @@ static void golden_open_device(struct golden *g, const struct golden_backend *ba
                              .held = m->held,
                              .row_max = GOLDEN_ROWS_MAX,
                              .slot_max = 1,
-                             .version_max = GOLDEN_SEGS_MAX,
+                             .version_max = GOLDEN_ADAPTERS,
                              .rank_max = GOLDEN_RANK_MAX};
     struct kern_kv kv = {.layer_n = m->desc.kv_layer_n,
                          .page_n = GOLDEN_PAGES,
@@ -129,18 +131,44 @@ static void golden_open_device(struct golden *g, const struct golden_backend *ba
     model_kern_limits(&m->desc, &args);
     golden_check(m->kern->open(&args, &m->dev, &err), &err);
     golden_check(m->kern->kv_open(m->dev, &kv, &err), &err);
+    g->state = model_state(&m->desc, 1);
+    if (g->state.layer_n > 0) {
+        golden_check(m->kern->state_open(m->dev, &g->state, &g->states, &err), &err);
+    }
 }
 
-static void golden_load_adapter(struct golden *g, const char *dir, const char *name, uint32_t i)
+/* Through the adapter store, as the daemon does. */
+static void golden_load_adapter(struct golden *g, const struct store *store, uint32_t i)
 {
     const struct model *m = &g->model;
     struct err err = {0};
-    size_t bytes = 0;
-    void *block = golden_adapter_read(dir, name, m, &bytes);
-    golden_check(m->kern->reserve(m->dev, bytes, &g->blocks[i], &err), &err);
-    m->kern->put(m->dev, g->blocks[i], block, bytes);
-    m->kern->set_version(m->dev, i, g->blocks[i]);
-    mem_free(block);
+    void *block = NULL;
+    struct prepare_job job = {.store = store};
+    snprintf(job.name, sizeof job.name, "%s", adapter_names[i]);
+    store_prepare(&job.job);
+    golden_check(job.err.code, &job.err);
+    const struct version *v = job.version;
+    golden_check(m->kern->reserve(m->dev, v->block_bytes, &block, &err), &err);
+    m->kern->put(m->dev, block, v->block, v->block_bytes);
+    m->kern->set_version(m->dev, i, block);
+    version_free(job.version);
+}
+
+static void golden_load_adapters(struct golden *g, const char *dir)
+{
+    char root[600];
+    struct store *store = NULL;
+    struct err err = {0};
+    struct store_config config = {
+        .root = root, .desc = &g->model.desc, .kern = g->model.kern, .held = g->model.held};
+    snprintf(root, sizeof root, "%s/adapters", dir);
+    for (uint32_t i = 0; i < GOLDEN_ADAPTERS; i++) {
+        if (golden_has_run(g, adapter_names[i])) {
+            golden_check(store ? 0 : store_open(&config, &store, &err), &err);
+            golden_load_adapter(g, store, i);
+        }
+    }
+    store_close(store);
 }
 
 static void golden_open_walk(struct golden *g)
@@ -167,10 +195,9 @@ void golden_open(struct golden *g, const struct golden_backend *backend, const c
     golden_open_device(g, backend);
     golden_check(model_load(&g->model, dir, &err), &err);
     golden_open_walk(g);
-    golden_load_adapter(g, dir, "a", 0);
-    golden_load_adapter(g, dir, "b", 1);
     snprintf(path, sizeof path, "%s/golden.safetensors", dir);
     golden_check(tensor_set_open(&g->expected, path, &err), &err);
+    golden_load_adapters(g, dir);
 }
 
 void golden_open_random(struct golden *g, const struct golden_backend *backend, const char *name,
@@ -194,6 +221,20 @@ void golden_close(struct golden *g)
     g->model.kern->close(g->model.dev);
     model_done(&g->model);
     mem_free(g->batch);
+}
+
+bool golden_has_run(const struct golden *g, const char *run)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.logits", run);
+    return tensor_set_find(&g->expected, name) != NULL;
+}
+
+void golden_read_state(const struct golden *g, uint32_t state_layer, float *out)
+{
+    size_t slot_n = kern_state_slot_n(&g->state);
+    g->model.kern->get(g->model.dev, out, g->states + state_layer * slot_n,
+                       g->state.state_n * sizeof *out);
 }
 
 void golden_restart(struct golden *g)
@@ -231,6 +272,10 @@ static void golden_fill(struct golden *g, const struct golden_run *run, const in
                                                     .top_p = 1,
                                                     .repetition_penalty = 1,
                                                     .top_logprobs = -1};
+    }
+    if (g->token_n == 0 && run->start.weight != 0) {
+        batch_starts(b)[b->start_n++] =
+            (struct batch_start){0, run->start.version, run->start.weight};
     }
     g->token_n += n;
     b->seq_n = 1;

@@ -14,6 +14,7 @@
 #define GOLDEN_STEPS     64
 #define GOLDEN_VOCAB_MAX 160
 #define GOLDEN_SEGS_MAX  2
+#define GOLDEN_ADAPTERS  4
 
 struct golden_backend {
     char name[32]; /* "cpu avx512" */
@@ -33,13 +34,15 @@ struct golden_run {
     const char *name; /* "pair": the prefix of its tensors */
     uint32_t seg_n;
     struct golden_seg segs[GOLDEN_SEGS_MAX];
+    struct golden_seg start; /* what the sequence begins with; weight 0: zero states */
 };
 
 struct golden {
     struct model model;
     struct walk walk;
     struct batch *batch;
-    void *blocks[GOLDEN_SEGS_MAX]; /* effect blocks, device memory */
+    struct kern_state state;
+    float *states; /* device memory, of one slot */
     struct tensor_set expected;
     uint32_t token_n; /* positions fed so far */
 };
@@ -50,15 +53,22 @@ uint32_t golden_backends(struct golden_backend *list, uint32_t max);
 /* Whether the backend can hold tests/golden/<name>. */
 bool golden_can_hold(const struct golden_backend *backend, const char *name);
 
-/* Opens tests/golden/<name> on a backend, with its adapters a and b as versions 0 and 1. */
+/* Opens tests/golden/<name> on a backend, with those of its adapters a, b, s and n that it has as
+ * versions 0 to 3, prepared by the adapter store. */
 void golden_open(struct golden *g, const struct golden_backend *backend, const char *name);
 /* Its config.json with random weights of this seed, without adapters and expectations. */
 void golden_open_random(struct golden *g, const struct golden_backend *backend, const char *name,
                         enum dtype held, uint64_t seed);
 void golden_close(struct golden *g);
 
+/* Whether the case has that run. */
+bool golden_has_run(const struct golden *g, const char *run);
+
 /* A new sequence. */
 void golden_restart(struct golden *g);
+
+/* The sequence's recurrent state of one recurrent layer, g->state.state_n floats. */
+void golden_read_state(const struct golden *g, uint32_t state_layer, float *out);
 
 /* One step of n rows at the next positions; logits [n, vocab] may be NULL. tokens NULL: one row
  * whose input is the last token sampled. Returns the token sampled from the last row. */

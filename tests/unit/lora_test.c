@@ -11,7 +11,7 @@
 #include "kernels/effect.h"
 #include "kernels/kern.h"
 #include "model/model.h"
-#include "tests/golden/golden_adapter.h"
+#include "tests/unit/lora_plain.h"
 
 static const char *const lora_models[] = {"llama",      "llama-bf16", "llama-f16", "qwen2",
                                           "qwen2-bf16", "qwen3",      "qwen3-bf16"};
@@ -62,7 +62,7 @@ static void compare_adapter(const char *dir, const char *name, struct model *mod
         fail_msg("%s", job.err.text);
     }
     size_t bytes;
-    void *theirs = golden_adapter_read(dir, name, model, &bytes);
+    void *theirs = lora_plain_read(dir, name, model, &bytes);
     compare(model, job.version, theirs);
     mem_free(theirs);
     version_free(job.version);

@@ -1,7 +1,7 @@
 /* The plain case only: r, lora_alpha, use_rslora, A and B for each target. */
 #include "tests/test.h"
 
-#include "tests/golden/golden_adapter.h"
+#include "tests/unit/lora_plain.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include "model/model.h"
 #include "model/safetensors.h"
 
-static float golden_adapter_scale(const char *path)
+static float lora_plain_scale(const char *path)
 {
     json_t *root = NULL;
     int64_t rank = 0;
@@ -29,7 +29,8 @@ static float golden_adapter_scale(const char *path)
 }
 
 /* The packed factor's size; with `block` it is packed there, at *at. */
-static void golden_pack(const struct model *model, const struct tensor *t, char *block, size_t *at)
+static void lora_plain_pack(const struct model *model, const struct tensor *t, char *block,
+                            size_t *at)
 {
     struct kern_matrix m = {.data = t->data,
                             .dtype = (enum dtype)t->dtype,
@@ -42,8 +43,8 @@ static void golden_pack(const struct model *model, const struct tensor *t, char 
 }
 
 /* Lays all sites out behind the header; fills them when block is not NULL. Returns the bytes. */
-static size_t golden_adapter_fill(const struct model *model, const struct tensor_set *set,
-                                  float scale, char *block)
+static size_t lora_plain_fill(const struct model *model, const struct tensor_set *set, float scale,
+                              char *block)
 {
     size_t head = ROUND_UP(sizeof(struct effect_block), EFFECT_ALIGN);
     size_t at = ROUND_UP(head + model->desc.site_n * sizeof(struct effect_lowrank), EFFECT_ALIGN);
@@ -61,9 +62,9 @@ static size_t golden_adapter_fill(const struct model *model, const struct tensor
         }
         used_n += 2;
         struct effect_lowrank low = {.rank = (uint32_t)a->dims[0], .scale = scale, .a_at = at};
-        golden_pack(model, a, block, &at);
+        lora_plain_pack(model, a, block, &at);
         low.b_at = at;
-        golden_pack(model, b, block, &at);
+        lora_plain_pack(model, b, block, &at);
         if (block) {
             memcpy(block + head + site * sizeof low, &low, sizeof low);
         }
@@ -80,21 +81,21 @@ static size_t golden_adapter_fill(const struct model *model, const struct tensor
     return at;
 }
 
-void *golden_adapter_read(const char *dir, const char *name, const struct model *model,
-                          size_t *out_bytes)
+void *lora_plain_read(const char *dir, const char *name, const struct model *model,
+                      size_t *out_bytes)
 {
     char path[700];
     struct tensor_set set;
     struct err err = {0};
     snprintf(path, sizeof path, "%s/adapters/%s/adapter_config.json", dir, name);
-    float scale = golden_adapter_scale(path);
+    float scale = lora_plain_scale(path);
     snprintf(path, sizeof path, "%s/adapters/%s/adapter_model.safetensors", dir, name);
     if (tensor_set_open(&set, path, &err) != 0) {
         fail_msg("%s", err.text);
     }
-    size_t bytes = golden_adapter_fill(model, &set, scale, NULL);
+    size_t bytes = lora_plain_fill(model, &set, scale, NULL);
     char *block = mem_zalloc(bytes);
-    golden_adapter_fill(model, &set, scale, block);
+    lora_plain_fill(model, &set, scale, block);
     tensor_set_close(&set);
     *out_bytes = bytes;
     return block;
