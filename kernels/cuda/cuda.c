@@ -423,7 +423,7 @@ static void cuda_set_version(struct kern_dev *dev, uint32_t version, const void 
 
 static uint64_t cuda_saturated_n(const struct kern_dev *dev)
 {
-    return __atomic_load_n(dev->saturated, __ATOMIC_RELAXED);
+    return dev->saturated_n;
 }
 
 #define CUDA_OP(op)                                                                                \

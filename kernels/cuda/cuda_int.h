@@ -100,7 +100,8 @@ struct kern_dev {
     uint32_t result_max;
     uint32_t result_n[CUDA_STEPS];
     uint64_t *numbers;   /* mapped [CUDA_STEPS]: written by the device, read with acquire */
-    uint64_t *saturated; /* mapped */
+    uint64_t *saturated; /* mapped: the device's count, of 32 bits */
+    uint64_t saturated_n;
     uint64_t submitted_n, read_n;
     int64_t
         silent_ns; /* since when the oldest step has not been there; 0 = it was not looked for */

@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_int.h"
 #include "tests/step.h"
 
 #define HIDDEN 16
@@ -126,12 +127,17 @@ static void counts_what_saturates(void **state)
                              .post = KERN_POST_ACT_MUL,
                              .out = take(sizeof out)};
     struct kern_row rows[ROWS] = {{0}};
+    const uint64_t each = ROWS / 2 * 64;
+    const uint32_t late = UINT32_MAX - 9; /* the third time the device's count starts again */
     assert_int_equal(kern_cuda.saturated_n(dev), 0);
-    for (uint32_t times = 1; times <= 2; times++) {
+    for (uint32_t times = 1; times <= 3; times++) {
+        if (times == 3) {
+            kern_cuda.put(dev, dev->ctx.saturated, &late, sizeof late);
+        }
         step_begin(&kern_cuda, dev, &(struct kern_step){.rows = rows, .row_n = ROWS});
         kern_cuda.linear(dev, &op);
         assert_int_equal(step_end(&kern_cuda, dev), 0);
-        assert_int_equal(kern_cuda.saturated_n(dev), times * ROWS / 2 * 64);
+        assert_int_equal(kern_cuda.saturated_n(dev), times == 3 ? late + each : times * each);
     }
     kern_cuda.get(dev, out, op.out, sizeof out);
     assert_true(f16_to_f32(out[64]) == 65504.0f && f16_to_f32(out[0]) < 65.0f);
