@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "tests/golden/golden.h"
 
-#define BACKENDS_MAX 8
+#define BACKENDS_MAX 16
 
 /* Of the row's largest |logit|. A backend that holds 16 bits must pick the reference's winner where
  * the second is further off than CLEAR. */
