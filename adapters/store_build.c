@@ -102,8 +102,19 @@ static size_t build_layout(const struct store *store, const struct parsed_adapte
     return at;
 }
 
-int store_build(const struct store *store, const struct parsed_adapter *parsed, struct version *out,
-                struct err *err)
+/* Zeroed memory: the room where it is enough, else some of its own. */
+static int build_block(size_t bytes, size_t room_bytes, struct version *out, struct err *err)
+{
+    if (!out->room || bytes > room_bytes) {
+        return mem_pages_alloc(bytes, &out->block, err);
+    }
+    memset(out->room, 0, bytes);
+    out->block = out->room;
+    return 0;
+}
+
+int store_build(const struct store *store, const struct parsed_adapter *parsed, size_t room_bytes,
+                struct version *out, struct err *err)
 {
     const struct kern *kern = store->config.kern;
     enum dtype held = store->config.held;
@@ -122,7 +133,7 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
     }
     struct effect_lowrank *table = mem_zalloc_n(site_n, sizeof *table);
     size_t bytes = build_layout(store, parsed, table);
-    int rc = mem_pages_alloc(bytes, &out->block, err);
+    int rc = build_block(bytes, room_bytes, out, err);
     if (!rc) {
         char *block = out->block;
         out->block_bytes = bytes;

@@ -471,6 +471,7 @@ const struct kern kern_cuda = {
     .bring = cuda_bring,
     .is_brought = cuda_is_brought,
     .discard = cuda_discard,
+    .reserve_host = cuda_reserve_host,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
     .workspace_bytes = cuda_workspace_bytes,

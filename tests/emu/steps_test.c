@@ -144,11 +144,39 @@ static void counts_what_saturates(void **state)
     kern_cuda.close(dev);
 }
 
+/* What lies in the backend's host memory is read there, when the copy runs; other memory before
+ * bring returns. */
+static void brings_in_place(void **state)
+{
+    enum { BYTES = 3000 };
+    static char own[BYTES];
+    char got[BYTES];
+    (void)state;
+    open_device(DTYPE_BF16);
+    char *host = kern_cuda.reserve_host(dev, 2 * BYTES);
+    assert_non_null(host);
+    char *froms[] = {own, host, host + BYTES};
+    for (uint32_t i = 0; i < ARRAY_N(froms); i++) {
+        uint64_t ticket;
+        void *to = take(BYTES);
+        memset(froms[i], 'a', BYTES);
+        assert_int_equal(kern_cuda.bring(dev, to, froms[i], BYTES, &ticket), BYTES);
+        memset(froms[i], 'b', BYTES);
+        while (!kern_cuda.is_brought(dev, ticket)) {
+        }
+        kern_cuda.get(dev, got, to, BYTES);
+        assert_int_equal(got[0], i == 0 ? 'a' : 'b');
+        assert_int_equal(got[BYTES - 1], got[0]);
+    }
+    kern_cuda.close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replays_what_was_captured),
         cmocka_unit_test(counts_what_saturates),
+        cmocka_unit_test(brings_in_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -452,6 +452,8 @@ static void plan_shares_a_device(void **state)
     }
     assert_int_equal(plan.total, total);
     assert_int_equal(plan.host_total, host);
+    assert_true(plan.room_bytes > 0 && plan.room_bytes <= plan.pool_bytes);
+    assert_true(host > PLAN_ROOMS * (uint64_t)plan.room_bytes + 1000);
     assert_int_equal(plan.open.reserve_bytes, total);
     assert_int_equal(total % KERN_RESERVE_ALIGN, 0);
     assert_true(host > 1000 && total <= want.available);
