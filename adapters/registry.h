@@ -24,6 +24,11 @@ struct registry_config {
     void *pool; /* device memory, aligned to EFFECT_ALIGN */
     size_t pool_bytes;
     const struct store *store;
+    /* kern->reserve_host's memory for prepared versions, [room_n][room_bytes]; NULL = none. Who
+     * does not fit, or finds no free room, lies in memory of its own and takes longer. */
+    char *rooms;
+    size_t room_bytes; /* a multiple of EFFECT_ALIGN */
+    uint32_t room_n;
     /* Sends a job to the workers; false when no job can be taken now (tried again later). */
     bool (*submit)(void *arg, struct prepare_job *job);
     void *arg;

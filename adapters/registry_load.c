@@ -169,13 +169,20 @@ static bool load_submit(struct registry *r, struct load *load, enum load_use use
 
 bool loads_discard_due(struct registry *r)
 {
+    bool is_all_sent = true;
     for (uint32_t i = 0; i < LIMIT_ADAPTER_JOBS; i++) {
         struct load *load = &r->loads[i];
-        if (load->use == LOAD_DUE && !load_submit(r, load, LOAD_DISCARDING, store_discard)) {
+        if (load->use != LOAD_DUE) {
+            continue;
+        }
+        /* What was dropped on its way may still be read. */
+        if (!r->config.kern->is_brought(r->config.dev, load->ticket)) {
+            is_all_sent = false;
+        } else if (!load_submit(r, load, LOAD_DISCARDING, store_discard)) {
             return false;
         }
     }
-    return true;
+    return is_all_sent;
 }
 
 /* The queued entry that the oldest waits for. Those that nobody waits for any more are dropped. */
@@ -225,6 +232,23 @@ static struct load *load_find_free(struct registry *r, uint64_t priority)
     return NULL;
 }
 
+/* A room that no load has, or NULL. */
+static char *room_find(const struct registry *r)
+{
+    for (uint32_t i = 0; r->config.rooms && i < r->config.room_n; i++) {
+        char *room = r->config.rooms + i * r->config.room_bytes;
+        uint32_t k = 0;
+        while (k < LIMIT_ADAPTER_JOBS &&
+               (r->loads[k].use == LOAD_FREE || r->loads[k].job.room != room)) {
+            k++;
+        }
+        if (k == LIMIT_ADAPTER_JOBS) {
+            return room;
+        }
+    }
+    return NULL;
+}
+
 void loads_start(struct registry *r)
 {
     for (;;) {
@@ -237,7 +261,11 @@ void loads_start(struct registry *r)
         if (!load) {
             return;
         }
-        *load = (struct load){.entry = entry, .version = NONE, .job.store = r->config.store};
+        *load = (struct load){.entry = entry,
+                              .version = NONE,
+                              .job = {.store = r->config.store,
+                                      .room = room_find(r),
+                                      .room_bytes = r->config.room_bytes}};
         memcpy(load->job.name, e->pub.name, sizeof load->job.name);
         memcpy(load->job.known_revision, e->pub.revision, sizeof load->job.known_revision);
         if (!load_submit(r, load, LOAD_READING, store_prepare)) {

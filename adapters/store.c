@@ -123,14 +123,14 @@ int store_scan(const struct store *store, char (**out_names)[LIMIT_ADAPTER_NAME_
 }
 
 static int folder_parse(const struct store *store, const struct store_folder *folder,
-                        struct version *out, struct err *err)
+                        size_t room_bytes, struct version *out, struct err *err)
 {
     struct adapter_source source = {.files = folder->files, .file_n = folder->file_n};
     struct parsed_adapter parsed = {0};
     arena_init(&parsed.arena);
     int rc = folder->kind->parse(&source, store->config.desc, &parsed, err);
     if (!rc) {
-        rc = store_build(store, &parsed, out, err);
+        rc = store_build(store, &parsed, room_bytes, out, err);
     }
     arena_done(&parsed.arena);
     return rc;
@@ -152,7 +152,8 @@ static int prepare(struct prepare_job *job, struct err *err)
         memcpy(version->name, job->name, sizeof version->name);
         memcpy(version->revision, folder.revision, sizeof version->revision);
         version->kind = folder.kind->name;
-        rc = folder_parse(job->store, &folder, version, err);
+        version->room = job->room;
+        rc = folder_parse(job->store, &folder, job->room_bytes, version, err);
         if (rc) {
             version_free(version);
         } else {
@@ -185,7 +186,9 @@ void store_discard(struct job *base)
 void version_free(struct version *version)
 {
     if (version) {
-        mem_pages_free(version->block, version->block_bytes);
+        if (version->block != version->room) {
+            mem_pages_free(version->block, version->block_bytes);
+        }
         mem_free(version);
     }
 }

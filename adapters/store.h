@@ -36,6 +36,7 @@ struct version {
     char revision[SHA256_HEX_BYTES]; /* SHA-256 over the names, lengths and bytes of its files */
     const char *kind;                /* static */
     void *block;                     /* kernels/effect.h; NULL once it was freed */
+    void *room;                      /* the job's; the block lies there where it fits */
     size_t block_bytes;
     bool has_rows;   /* it changes rows: it is in the batch's segments */
     bool has_states; /* it changes what sequences begin with */
@@ -52,6 +53,8 @@ struct prepare_job {
     const struct store *store;
     char name[LIMIT_ADAPTER_NAME_BYTES];
     char known_revision[SHA256_HEX_BYTES]; /* of the version that serves; "" = none */
+    void *room; /* lent until the version was discarded, for its block; NULL = none */
+    size_t room_bytes;
     /* answer */
     struct version *version; /* NULL on failure and when is_unchanged */
     bool is_unchanged;       /* the folder's content is known_revision */

@@ -126,6 +126,17 @@ static void build_layout(const struct store *store, const struct parsed_adapter 
     head->bytes = at;
 }
 
+/* Zeroed memory: the room where it is enough, else some of its own. */
+static int build_block(size_t bytes, size_t room_bytes, struct version *out, struct err *err)
+{
+    if (!out->room || bytes > room_bytes) {
+        return mem_pages_alloc(bytes, &out->block, err);
+    }
+    memset(out->room, 0, bytes);
+    out->block = out->room;
+    return 0;
+}
+
 static int build_check(const struct store *store, const struct parsed_adapter *parsed,
                        struct version *out, struct err *err)
 {
@@ -159,8 +170,8 @@ static void build_fill(const struct store *store, const struct parsed_adapter *p
     }
 }
 
-int store_build(const struct store *store, const struct parsed_adapter *parsed, struct version *out,
-                struct err *err)
+int store_build(const struct store *store, const struct parsed_adapter *parsed, size_t room_bytes,
+                struct version *out, struct err *err)
 {
     uint32_t site_n = store->config.desc->site_n;
     struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
@@ -173,7 +184,7 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
     }
     struct effect_lowrank *table = mem_zalloc_n(site_n, sizeof *table);
     build_layout(store, parsed, table, &head);
-    rc = mem_pages_alloc(head.bytes, &out->block, err);
+    rc = build_block(head.bytes, room_bytes, out, err);
     if (!rc) {
         out->block_bytes = head.bytes;
         memcpy(out->block, &head, sizeof head);

@@ -25,9 +25,10 @@ int folder_open(const struct store *store, const char *name, struct store_folder
                 struct err *err);
 void folder_close(struct store_folder *folder);
 
-/* Checks values, converts to the held type, packs; fills the block and the numbers of `out`. */
-int store_build(const struct store *store, const struct parsed_adapter *parsed, struct version *out,
-                struct err *err);
+/* Checks values, converts to the held type, packs; fills the block and the numbers of `out`, whose
+ * room has room_bytes. */
+int store_build(const struct store *store, const struct parsed_adapter *parsed, size_t room_bytes,
+                struct version *out, struct err *err);
 
 extern const struct adapter_kind *const store_kinds[]; /* NULL-terminated */
 

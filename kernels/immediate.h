@@ -50,6 +50,14 @@ static inline void kern_discard_nothing(struct kern_dev *dev, void *at_dev, size
     (void)bytes;
 }
 
+/* reserve_host: nothing to gain. */
+static inline void *kern_no_host(struct kern_dev *dev, size_t bytes)
+{
+    (void)dev;
+    (void)bytes;
+    return NULL;
+}
+
 /* saturated_n: nothing is held in fp16. */
 static inline uint64_t kern_saturates_nothing(const struct kern_dev *dev)
 {

@@ -103,13 +103,17 @@ struct kern {
     void (*put)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes);
     void (*get)(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes);
     /* Bytes into memory that no unread step names, while steps run. bring begins to copy as many as
-     * there is room for, from 0 to all, returns how many, and needs `from` no more; is_brought says
-     * whether they, and all before them, are there. After a failure of the device they always are;
-     * the next step tells. discard: these bytes mean nothing any more. */
+     * there is room for, from 0 to all, and returns how many; is_brought says whether they, and all
+     * before them, are there: until then `from` stays as it is. After a failure of the device they
+     * always are; the next step tells. discard: these bytes mean nothing any more. */
     size_t (*bring)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes,
                     uint64_t *out_ticket);
     bool (*is_brought)(struct kern_dev *dev, uint64_t ticket);
     void (*discard)(struct kern_dev *dev, void *at_dev, size_t bytes);
+    /* Host memory that a device reads by itself, so that bring costs its caller nothing there;
+     * until close. Once at most. NULL where it would gain nothing, or there is none: bring takes
+     * any. */
+    void *(*reserve_host)(struct kern_dev *dev, size_t bytes);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
     /* Memory of the recurrent layers, *out_dev [layer_n][slot_n][kern_state_slot_n]; not called for

@@ -90,6 +90,7 @@ static void rig_block_fill(struct gpu_rig *rig, const struct effect_lowrank *sit
                                 .lowrank_at = EFFECT_LOWRANK_AT};
     size_t table = EFFECT_LOWRANK_AT + desc->site_n * sizeof *sites;
     uint16_t *values = rig->block;
+    memset(rig->block, 0, rig->block_bytes);
     for (size_t i = table / 2; i < rig->block_bytes / 2; i++) {
         values[i] = bf16_from_f32((float)((i * 7 + adapter) % 13) / 4096);
     }
@@ -101,7 +102,10 @@ static void rig_adapters(struct gpu_rig *rig)
 {
     struct effect_lowrank *sites = mem_zalloc_n(rig->model.desc.site_n, sizeof *sites);
     rig->block_bytes = rig_block_layout(&rig->model.desc, sites);
-    rig->block = mem_zalloc(rig->block_bytes);
+    rig->block = kern_cuda.reserve_host(rig->model.dev, rig->block_bytes);
+    if (!rig->block) {
+        gpu_fail("could not pin %zu bytes", rig->block_bytes);
+    }
     for (uint32_t i = 0; i < RIG_ADAPTERS; i++) {
         rig->adapters[i] = rig_take(rig, rig->block_bytes);
         rig_block_fill(rig, sites, i);
@@ -214,7 +218,6 @@ void rig_close(struct gpu_rig *rig)
         mem_free(rig->batches[i]);
     }
     mem_free(rig->tokens);
-    mem_free(rig->block);
     kern_cuda.close(rig->model.dev);
     model_desc_done(&rig->model.desc);
 }

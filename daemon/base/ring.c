@@ -69,3 +69,13 @@ bool ring_flag_is_raised(const struct ring_flag *flag)
 {
     return atomic_load_explicit(&flag->raised, memory_order_acquire) != 0;
 }
+
+void ring_number_set(struct ring_number *number, uint64_t n)
+{
+    atomic_store_explicit(&number->n, n, memory_order_release);
+}
+
+uint64_t ring_number_get(const struct ring_number *number)
+{
+    return atomic_load_explicit(&number->n, memory_order_acquire);
+}

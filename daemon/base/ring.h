@@ -43,4 +43,12 @@ struct ring_flag {
 void ring_flag_raise(struct ring_flag *flag);
 bool ring_flag_is_raised(const struct ring_flag *flag);
 
+/* A number that one thread sets and any thread may read, ordered like a ring's index. */
+struct ring_number {
+    _Atomic uint64_t n;
+};
+
+void ring_number_set(struct ring_number *number, uint64_t n);
+uint64_t ring_number_get(const struct ring_number *number);
+
 #endif

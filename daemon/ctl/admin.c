@@ -190,6 +190,7 @@ int ctl_model(struct ctl *ctl, int argc, char **argv)
     if (m->chat_note[0]) {
         printf("              %s\n", m->chat_note);
     }
+    printf("saturated     %" PRIu64 " values beyond fp16\n", m->saturated_values);
     printf("daemon        %s\n", m->version);
     return CTL_OK;
 }

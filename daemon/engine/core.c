@@ -320,6 +320,7 @@ static void core_receive(struct core *core)
     const struct link *link = &core->config.link;
     struct rank_result result;
     while (core->step_n > 0 && link->receive(link->arg, &result)) {
+        ring_number_set(&core->config.ports->saturated, result.saturated_n);
         core_take_step(core, core_step_at(core, 0), &result);
     }
 }

@@ -66,6 +66,11 @@ static int engine_open(struct engine *engine, const struct engine_config *config
     if (rc) {
         return rc;
     }
+    if (plan->room_bytes > 0) {
+        core.registry.rooms = model->kern->reserve_host(model->dev, PLAN_ROOMS * plan->room_bytes);
+        core.registry.room_bytes = plan->room_bytes;
+        core.registry.room_n = PLAN_ROOMS;
+    }
     core.link = rank_link(&engine->rank);
     rc = core_new(&core, &engine->core, err);
     for (uint32_t i = 0; rc == 0 && i < config->name_n; i++) {

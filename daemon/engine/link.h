@@ -30,7 +30,8 @@ struct rank_cmd {
 
 struct rank_result {
     uint64_t step;
-    int code; /* 0 or ERR_DEVICE_FAILURE */
+    int code;             /* 0 or ERR_DEVICE_FAILURE */
+    uint64_t saturated_n; /* values beyond fp16 in all steps up to this one, at least */
 };
 
 struct link {

@@ -20,6 +20,11 @@
  * q, k and v, or eight of rank 512 there. */
 #define PLAN_RANKS (3 * LIMIT_LOWRANK_RANK)
 
+/* Pinned host memory for adapters on their way to a device: rank 16 on all linears of an 8B model
+ * takes 84 MB. What is larger goes another way. */
+#define PLAN_ROOM_BYTES   ((size_t)256 << 20)
+#define PLAN_HOST_PERCENT 5 /* of what the host has, all rooms */
+
 /* Shares of what weights and workspace leave of a device. The rest is rounding. */
 #define PLAN_DEVICE_KV_PERCENT      80
 #define PLAN_DEVICE_ADAPTER_PERCENT 20
@@ -146,6 +151,13 @@ static int plan_share(const struct plan_want *want, uint64_t rest, struct engine
     return plan_kv(want, kv, plan, err);
 }
 
+static size_t plan_room_bytes(const struct engine_plan *plan)
+{
+    size_t share = (size_t)(plan->host_available / 100 * PLAN_HOST_PERCENT / PLAN_ROOMS);
+    size_t bytes = MIN(MIN(share, plan->pool_bytes), PLAN_ROOM_BYTES);
+    return bytes / EFFECT_ALIGN * EFFECT_ALIGN;
+}
+
 static uint64_t engine_need(const struct engine_plan *plan)
 {
     struct core_config config = {
@@ -221,6 +233,8 @@ int engine_plan(const struct plan_want *want, struct engine_plan *out, struct er
     }
     struct plan_workspace need = plan_workspace(want, out);
     uint64_t kv = want->kern->kv_bytes(want->held, &out->kv);
+    out->room_bytes = is_device ? plan_room_bytes(out) : 0;
+    need.host += PLAN_ROOMS * (uint64_t)out->room_bytes;
     const struct plan_line lines[PLAN_LINES] = {
         {"weights", weights, false},
         {"recurrent states", states, false},

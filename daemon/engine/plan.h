@@ -36,6 +36,7 @@ struct plan_line {
 };
 
 #define PLAN_LINES 8
+#define PLAN_ROOMS 2
 
 struct engine_plan {
     struct sched_config sched;
@@ -45,6 +46,7 @@ struct engine_plan {
     struct kern_state state; /* layer_n 0: the model has no recurrent layers */
     struct kern_open open;   /* complete but for is_stand_in */
     size_t pool_bytes;       /* adapters */
+    size_t room_bytes; /* of each of PLAN_ROOMS, for what is on its way to a device; 0 = none */
     uint64_t available;
     struct plan_line lines[PLAN_LINES];
     uint64_t total;          /* of the lines but those that are is_host */

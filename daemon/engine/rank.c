@@ -47,7 +47,7 @@ void rank_done(struct rank *rank)
 
 static void rank_answer(struct rank *rank, uint64_t step, int code)
 {
-    struct rank_result result = {step, code};
+    struct rank_result result = {step, code, rank->saturated_n};
     bool is_pushed = ring_push(&rank->results, &result);
     ASSERT(is_pushed); /* the engine waits for no more than the ring holds */
     wake_signal(rank->engine_wake);
@@ -75,19 +75,19 @@ static bool rank_run(struct rank *rank, const struct rank_cmd *cmd)
     return cmd->type != RANK_QUIT;
 }
 
-/* Once: the model does not quite fit the type it is held in. */
-static void rank_warn(struct rank *rank)
+/* The log is told once: the model does not quite fit the type it is held in. */
+static void rank_count_saturated(struct rank *rank)
 {
     const struct model *model = rank->walk.model;
-    uint64_t n = rank->has_warned ? 0 : model->kern->saturated_n(model->dev);
-    if (n > 0) {
-        rank->has_warned = true;
+    uint64_t n = model->kern->saturated_n(model->dev);
+    if (n > 0 && rank->saturated_n == 0) {
         log_msg(
             LOG_WARN,
             "%llu values of a step are beyond fp16 and were set to 65504: --dtype bf16 has room "
             "for them",
             (unsigned long long)n);
     }
+    rank->saturated_n = n;
 }
 
 /* Asks for the oldest step's results; false when it has not ended yet. */
@@ -103,7 +103,7 @@ static bool rank_read(struct rank *rank)
     memmove(&rank->steps[0], &rank->steps[1], rank->step_n * sizeof *rank->steps);
     rank->news_ns = clock_now_ns();
     if (rc == 0) {
-        rank_warn(rank);
+        rank_count_saturated(rank);
     }
     rank_answer(rank, step.step, rc);
     return true;

@@ -34,9 +34,9 @@ struct rank {
     struct walk walk;
     struct rank_step steps[RANK_STEPS]; /* oldest first */
     uint32_t step_n;
-    int64_t news_ns; /* when a step was last submitted or read */
-    bool has_warned; /* of values beyond fp16 */
-    bool is_lost;    /* a step has failed: all later ones fail unasked */
+    int64_t news_ns;      /* when a step was last submitted or read */
+    uint64_t saturated_n; /* values beyond fp16 in the steps that were read */
+    bool is_lost;         /* a step has failed: all later ones fail unasked */
     struct thread thread;
 };
 

@@ -1,4 +1,4 @@
-/* Where the server and the engine meet: rings that main makes and hands to both.
+/* Where the server and the engine meet: rings and numbers that main makes and hands to both.
  *
  * Neither room includes the other. Each inbox has one producer thread; the engine drains them in
  * the order below. Ring capacities are chosen by main from base/limits.h. */
@@ -19,6 +19,7 @@ struct ports {
     struct ring inbox[INBOX_N];     /* struct msg; consumer: engine */
     struct wake engine_wake;        /* signal after a push into any inbox */
     struct ring events;             /* struct event; producer: engine, consumer: egress */
+    struct ring_number saturated;   /* values beyond fp16 so far; the engine sets it */
     struct wake egress_wake;        /* the engine signals once per batch of events */
     struct ring jobs;               /* struct job *; producer: engine, consumer: loop */
     void (*notify_loop)(void *arg); /* the engine calls it after a push into jobs */

@@ -38,8 +38,9 @@ static void model_fill_sampling(const struct sampling *s, Graft__V1__Sampling *o
     out->repetition_penalty = s->repetition_penalty;
 }
 
-static void model_send(const struct server_model *model, struct rpc_call *call)
+static void model_send(const struct server *server, struct rpc_call *call)
 {
+    const struct server_model *model = &server->model;
     Graft__V1__Model out = GRAFT__V1__MODEL__INIT;
     Graft__V1__Sampling sampling;
     char *kinds[] = {(char *)"lora"};
@@ -69,6 +70,7 @@ static void model_send(const struct server_model *model, struct rpc_call *call)
     out.n_adapter_kinds = ARRAY_N(kinds);
     out.adapter_kinds = kinds;
     out.version = (char *)GRAFTD_VERSION;
+    out.saturated_values = ring_number_get(&server->ports->saturated);
     rpc_call_finish(call, &out.base, NULL);
 }
 
@@ -85,7 +87,7 @@ void model_on_get(void *ctx, struct rpc_call *call, const void *data, size_t n)
     if (rc) {
         rpc_call_finish(call, NULL, &error);
     } else {
-        model_send(&server->model, call);
+        model_send(server, call);
     }
     arena_done(&arena);
 }

@@ -315,6 +315,7 @@ const struct kern kern_cpu = {
     .bring = kern_bring_now,
     .is_brought = kern_is_brought_now,
     .discard = kern_discard_nothing,
+    .reserve_host = kern_no_host,
     .kv_open = cpu_kv_open,
     .kv_bytes = cpu_kv_bytes,
     .workspace_bytes = cpu_workspace_bytes,

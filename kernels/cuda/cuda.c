@@ -423,7 +423,7 @@ static void cuda_set_version(struct kern_dev *dev, uint32_t version, const void 
 
 static uint64_t cuda_saturated_n(const struct kern_dev *dev)
 {
-    return __atomic_load_n(dev->saturated, __ATOMIC_RELAXED);
+    return dev->saturated_n;
 }
 
 #define CUDA_OP(op)                                                                                \
@@ -471,6 +471,7 @@ const struct kern kern_cuda = {
     .bring = cuda_bring,
     .is_brought = cuda_is_brought,
     .discard = cuda_discard,
+    .reserve_host = cuda_reserve_host,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
     .workspace_bytes = cuda_workspace_bytes,

@@ -48,7 +48,9 @@ struct cuda_pinned {
 struct cuda_copies {
     struct dev_stream *stream;
     struct cuda_pinned stages[CUDA_STAGES];
-    uint64_t begun_n, ended_n; /* stages filled, and those of them that have arrived */
+    char *host; /* pinned: copied from in place, a stage's event says when it was */
+    size_t host_bytes;
+    uint64_t begun_n, ended_n; /* stages in use ever, and those of them that have arrived */
     bool is_lost;
 };
 
@@ -100,7 +102,8 @@ struct kern_dev {
     uint32_t result_max;
     uint32_t result_n[CUDA_STEPS];
     uint64_t *numbers;   /* mapped [CUDA_STEPS]: written by the device, read with acquire */
-    uint64_t *saturated; /* mapped */
+    uint64_t *saturated; /* mapped: the device's count, of 32 bits */
+    uint64_t saturated_n;
     uint64_t submitted_n, read_n;
     int64_t
         silent_ns; /* since when the oldest step has not been there; 0 = it was not looked for */
@@ -119,6 +122,7 @@ size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char 
 /* copies.c */
 int cuda_copies_open(struct kern_dev *dev, struct err *err);
 void cuda_copies_close(struct kern_dev *dev);
+void *cuda_reserve_host(struct kern_dev *dev, size_t bytes);
 size_t cuda_bring(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes,
                   uint64_t *out_ticket);
 bool cuda_is_brought(struct kern_dev *dev, uint64_t ticket);

@@ -197,6 +197,13 @@ static int run_look(struct kern_dev *dev, uint32_t at)
     return 1;
 }
 
+/* The device's count is of 32 bits and starts again at 0; a step adds less than that. */
+static void run_count_saturated(struct kern_dev *dev)
+{
+    uint64_t now = __atomic_load_n(dev->saturated, __ATOMIC_RELAXED);
+    dev->saturated_n += (uint32_t)(now - dev->saturated_n);
+}
+
 int cuda_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting)
 {
     uint32_t at = (uint32_t)(dev->read_n % CUDA_STEPS);
@@ -214,6 +221,7 @@ int cuda_read_step(struct kern_dev *dev, struct kern_token *out, bool is_waiting
                    dev->result_n[at] * sizeof *out);
         }
         dev->read_n++;
+        run_count_saturated(dev);
     }
     return rc;
 }

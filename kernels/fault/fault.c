@@ -112,6 +112,11 @@ static void fault_discard(struct kern_dev *dev, void *at_dev, size_t bytes)
     dev->inner->discard(dev->inner_dev, at_dev, bytes);
 }
 
+static void *fault_reserve_host(struct kern_dev *dev, size_t bytes)
+{
+    return dev->inner->reserve_host(dev->inner_dev, bytes);
+}
+
 static int fault_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     size_t bytes = dev->inner->kv_bytes(dev->held, kv);
@@ -272,6 +277,7 @@ struct kern kern_fault = {
     .bring = fault_bring,
     .is_brought = fault_is_brought,
     .discard = fault_discard,
+    .reserve_host = fault_reserve_host,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
     .state_open = fault_state_open,

@@ -269,6 +269,7 @@ const struct kern kern_ref = {
     .bring = kern_bring_now,
     .is_brought = kern_is_brought_now,
     .discard = kern_discard_nothing,
+    .reserve_host = kern_no_host,
     .kv_open = ref_kv_open,
     .kv_bytes = ref_kv_bytes,
     .state_open = ref_state_open,

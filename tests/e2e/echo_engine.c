@@ -35,6 +35,7 @@ struct echo_engine {
     struct echo_seq *seqs; /* oldest first */
     struct adapter adapters[ECHO_ADAPTERS];
     uint64_t step;
+    uint64_t saturated_n;
     bool is_draining, is_drain_told, has_quit;
     bool has_news; /* events since the last STEP_END */
 };
@@ -261,6 +262,8 @@ static bool echo_token(struct echo_engine *engine, struct echo_seq *seq,
     seq->done++;
     request->stats.step_n++;
     request->stats.token_n++;
+    engine->saturated_n += ECHO_SATURATED;
+    ring_number_set(&engine->options.ports->saturated, engine->saturated_n);
     echo_emit(engine, event);
     if (may_end && echo_has(request->eos_tokens, request->eos_n, token)) {
         *out_reason = FINISH_EOS;

@@ -3,13 +3,15 @@
  * table of made-up adapters.
  *
  * Adapters: "alpha" and "beta" serve, "slow" takes a job on the loop to load, "broken" is refused.
- */
+ * Every token counts ECHO_SATURATED values beyond fp16. */
 #ifndef TESTS_ECHO_ENGINE_H
 #define TESTS_ECHO_ENGINE_H
 
 #include <stdint.h>
 
 #include "sched/ports.h"
+
+#define ECHO_SATURATED (1ull << 32)
 
 struct echo_engine;
 

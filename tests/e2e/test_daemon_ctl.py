@@ -56,7 +56,9 @@ class Graftctl(DaemonCase):
         self.assertEqual((answer["state"], answer["loads"]), ("ADAPTER_STATE_REGISTERED", 1))
 
     def test_model_tokenize_health(self):
-        self.assertIn("Qwen3ForCausalLM (qwen3)", self.run_ctl("model"))
+        text = self.run_ctl("model")
+        self.assertIn("Qwen3ForCausalLM (qwen3)", text)
+        self.assertIn("saturated     0 values beyond fp16\n", text)
         (model,) = self.run_json("model")
         self.assertEqual((model["vocab_size"], model["eos_token_ids"]), (448, [394, 392]))
         self.assertEqual(self.run_ctl("tokenize", "hello"), "71 68 75 324\n")

@@ -507,6 +507,13 @@ class Model(ServerCase):
         self.refused(Code.NOT_FOUND, "MODEL_NOT_FOUND", lambda: self.client.models.GetModel(
             model_pb.GetModelRequest(name="other")))
 
+    def test_saturated_values_are_live(self):
+        def count():
+            return self.client.models.GetModel(model_pb.GetModelRequest()).saturated_values
+        before = count()
+        self.client.answer("abc", stopping={"max_tokens": 3})
+        self.assertEqual(count() - before, 3 << 32)
+
     def test_tokenize(self):
         def ids(**fields):
             return list(self.client.models.Tokenize(model_pb.TokenizeRequest(**fields)).token_ids)

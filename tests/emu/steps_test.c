@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_int.h"
 #include "tests/step.h"
 
 #define HIDDEN 16
@@ -127,15 +128,47 @@ static void counts_what_saturates(void **state)
                              .gate_multiplier = 1,
                              .out = take(sizeof out)};
     struct kern_row rows[ROWS] = {{0}};
+    const uint64_t each = ROWS / 2 * 64;
+    const uint32_t late = UINT32_MAX - 9; /* the third time the device's count starts again */
     assert_int_equal(kern_cuda.saturated_n(dev), 0);
-    for (uint32_t times = 1; times <= 2; times++) {
+    for (uint32_t times = 1; times <= 3; times++) {
+        if (times == 3) {
+            kern_cuda.put(dev, dev->ctx.saturated, &late, sizeof late);
+        }
         step_begin(&kern_cuda, dev, &(struct kern_step){.rows = rows, .row_n = ROWS});
         kern_cuda.linear(dev, &op);
         assert_int_equal(step_end(&kern_cuda, dev), 0);
-        assert_int_equal(kern_cuda.saturated_n(dev), times * ROWS / 2 * 64);
+        assert_int_equal(kern_cuda.saturated_n(dev), times == 3 ? late + each : times * each);
     }
     kern_cuda.get(dev, out, op.out, sizeof out);
     assert_true(f16_to_f32(out[64]) == 65504.0f && f16_to_f32(out[0]) < 65.0f);
+    kern_cuda.close(dev);
+}
+
+/* What lies in the backend's host memory is read there, when the copy runs; other memory before
+ * bring returns. */
+static void brings_in_place(void **state)
+{
+    enum { BYTES = 3000 };
+    static char own[BYTES];
+    char got[BYTES];
+    (void)state;
+    open_device(DTYPE_BF16);
+    char *host = kern_cuda.reserve_host(dev, 2 * BYTES);
+    assert_non_null(host);
+    char *froms[] = {own, host, host + BYTES};
+    for (uint32_t i = 0; i < ARRAY_N(froms); i++) {
+        uint64_t ticket;
+        void *to = take(BYTES);
+        memset(froms[i], 'a', BYTES);
+        assert_int_equal(kern_cuda.bring(dev, to, froms[i], BYTES, &ticket), BYTES);
+        memset(froms[i], 'b', BYTES);
+        while (!kern_cuda.is_brought(dev, ticket)) {
+        }
+        kern_cuda.get(dev, got, to, BYTES);
+        assert_int_equal(got[0], i == 0 ? 'a' : 'b');
+        assert_int_equal(got[BYTES - 1], got[0]);
+    }
     kern_cuda.close(dev);
 }
 
@@ -144,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replays_what_was_captured),
         cmocka_unit_test(counts_what_saturates),
+        cmocka_unit_test(brings_in_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

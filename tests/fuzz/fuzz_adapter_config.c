@@ -83,7 +83,7 @@ static void fuzz_build(const struct parsed_adapter *parsed, enum dtype held)
     struct store store = {.config = {.desc = &fuzz_desc, .kern = &fuzz_kern, .held = held}};
     struct version *version = mem_zalloc(sizeof *version);
     struct err err = {0};
-    int rc = store_build(&store, parsed, version, &err);
+    int rc = store_build(&store, parsed, 0, version, &err);
     ASSERT(rc == err.code && (rc == 0) == (err.text[0] == '\0'));
     ASSERT(rc == 0 || !version->block);
     version_free(version);

@@ -58,6 +58,7 @@ static bool rig_link_receive(void *arg, struct rank_result *out)
     }
     out->step = rig->unread[0].step;
     out->code = walk_read(&rig->walk, rig->unread[0].tokens, true);
+    out->saturated_n = rig->model.kern->saturated_n(rig->model.dev);
     rig->ahead_n += rig->unread_n > 1;
     rig->unread_n--;
     memmove(&rig->unread[0], &rig->unread[1], rig->unread_n * sizeof rig->unread[0]);

@@ -13,7 +13,7 @@
 
 struct fake_copy {
     struct {
-        char bytes[FAKE_COPY_BYTES];
+        const void *from; /* read when it arrives */
         char *to;
         size_t n;
     } pieces[FAKE_COPY_N]; /* oldest first */
@@ -32,7 +32,7 @@ static inline struct fake_copy *fake_copy_of(struct kern_dev *dev)
 static inline void fake_copy_look(struct fake_copy *copy)
 {
     if (copy->piece_n > 0 && dice_one_in(&copy->dice, 3)) {
-        memcpy(copy->pieces[0].to, copy->pieces[0].bytes, copy->pieces[0].n);
+        memcpy(copy->pieces[0].to, copy->pieces[0].from, copy->pieces[0].n);
         copy->arrived_n++;
         copy->piece_n--;
         memmove(&copy->pieces[0], &copy->pieces[1], copy->piece_n * sizeof copy->pieces[0]);
@@ -58,7 +58,7 @@ static inline size_t fake_copy_bring(struct kern_dev *dev, void *to_dev, const v
     n = n < bytes ? n : bytes;
     copy->pieces[copy->piece_n].to = to_dev;
     copy->pieces[copy->piece_n].n = n;
-    memcpy(copy->pieces[copy->piece_n++].bytes, from, n);
+    copy->pieces[copy->piece_n++].from = from;
     *out_ticket = ++copy->begun_n;
     return n;
 }

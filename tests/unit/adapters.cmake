@@ -1,6 +1,7 @@
 graft_test(adapters_test unit/adapters_test.c adapters)
 graft_test(registry_test unit/registry_test.c adapters)
 graft_test(registry_churn_test unit/registry_churn_test.c adapters)
+graft_test(registry_rooms_test unit/registry_rooms_test.c adapters)
 graft_test(store_test unit/store_test.c adapters)
 target_sources(store_test PRIVATE unit/adapter_make.c)
 graft_test(adapters_malformed_test unit/adapters_malformed_test.c adapters)

@@ -56,7 +56,9 @@ static inline bool fake_submit(void *arg, struct prepare_job *job)
     return true;
 }
 
-static inline void fake_start(struct fake *f, size_t pool_bytes, size_t copy_bytes)
+/* rooms: two of room_bytes each, or NULL. */
+static inline void fake_start_rooms(struct fake *f, size_t pool_bytes, size_t copy_bytes,
+                                    char *rooms, size_t room_bytes)
 {
     *f = (struct fake){.pool_bytes = pool_bytes,
                        .kern = {.bring = kern_bring_now,
@@ -66,11 +68,19 @@ static inline void fake_start(struct fake *f, size_t pool_bytes, size_t copy_byt
     struct registry_config config = {.kern = &f->kern,
                                      .pool = f->pool,
                                      .pool_bytes = pool_bytes,
+                                     .rooms = rooms,
+                                     .room_bytes = room_bytes,
+                                     .room_n = 2,
                                      .submit = fake_submit,
                                      .arg = f,
                                      .copy_bytes_max = copy_bytes,
                                      .rank_max = 100};
     assert_int_equal(registry_new(&config, &f->registry, NULL), 0);
+}
+
+static inline void fake_start(struct fake *f, size_t pool_bytes, size_t copy_bytes)
+{
+    fake_start_rooms(f, pool_bytes, copy_bytes, NULL, 0);
 }
 
 static inline void fake_prepare(struct fake *f, struct prepare_job *job)
@@ -100,7 +110,11 @@ static inline void fake_prepare(struct fake *f, struct prepare_job *job)
     memcpy(v->revision, revision, sizeof v->revision);
     v->kind = "lora";
     v->block_bytes = folder->bytes;
-    assert_int_equal(mem_pages_alloc(v->block_bytes, &v->block, NULL), 0);
+    v->room = job->room;
+    v->block = v->room;
+    if (!v->room || job->room_bytes < v->block_bytes) {
+        assert_int_equal(mem_pages_alloc(v->block_bytes, &v->block, NULL), 0);
+    }
     memset(v->block, (int)(folder->content * 13 + i), v->block_bytes);
     v->rank_max = 8;
     v->group_rank = 24;

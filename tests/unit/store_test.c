@@ -102,6 +102,34 @@ static void good_adapters_load(void **state)
     expect_good(&make, DTYPE_F32, 2.0f);
 }
 
+/* The same block in a lent room, whatever lay there; its own memory where the room is too small. */
+static void blocks_lie_in_lent_rooms(void **state)
+{
+    static _Alignas(EFFECT_ALIGN) char room[1 << 16];
+    struct prepare_job own;
+    struct prepare_job job = {.room = room};
+    (void)state;
+    struct store *store = make_store(&dir, &desc, DTYPE_BF16);
+    make_adapter(&dir, "good", &MAKE_GOOD);
+    make_prepare(store, "good", &own);
+    size_t bytes = own.version->block_bytes;
+    assert_true(bytes < sizeof room);
+    memset(room, 0xff, sizeof room);
+    job.store = store;
+    memcpy(job.name, "good", sizeof "good");
+    for (uint32_t i = 0; i < 2; i++) {
+        job.room_bytes = bytes - i;
+        store_prepare(&job.job);
+        assert_int_equal(job.err.code, 0);
+        assert_true((job.version->block == (void *)room) == (i == 0));
+        assert_memory_equal(job.version->block, own.version->block, bytes);
+        store_discard(&job.job);
+    }
+    assert_int_equal(room[bytes], (char)0xff);
+    version_free(own.version);
+    store_close(store);
+}
+
 static void rounding_is_measured(void **state)
 {
     struct prepare_job job;
@@ -489,6 +517,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_adapters_load),
+        cmocka_unit_test(blocks_lie_in_lent_rooms),
         cmocka_unit_test(rounding_is_measured),
         cmocka_unit_test(content_is_the_identity),
         cmocka_unit_test(links_inside_the_root_are_followed),
