@@ -50,6 +50,12 @@ static inline void kern_discard_nothing(struct kern_dev *dev, void *at_dev, size
     (void)bytes;
 }
 
+static inline void kern_kv_discard_nothing(struct kern_dev *dev, uint32_t page)
+{
+    (void)dev;
+    (void)page;
+}
+
 /* saturated_n: nothing is held in fp16. */
 static inline uint64_t kern_saturates_nothing(const struct kern_dev *dev)
 {

@@ -16,9 +16,9 @@
  *
  * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
  * memory. Threads: the rank thread calls everything, except weight_bytes/weight_pack (pure, any
- * thread), and bring(), is_brought() and discard() (the engine thread). Compute ops return
- * nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from row to
- * row. */
+ * thread), and bring(), is_brought(), discard() and kv_discard() (the engine thread). Compute ops
+ * return nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from
+ * row to row. */
 #ifndef KERNELS_KERN_H
 #define KERNELS_KERN_H
 
@@ -109,6 +109,8 @@ struct kern {
                     uint64_t *out_ticket);
     bool (*is_brought)(struct kern_dev *dev, uint64_t ticket);
     void (*discard)(struct kern_dev *dev, void *at_dev, size_t bytes);
+    /* The same of a KV page's bytes in all layers; a page that no unread step names. */
+    void (*kv_discard)(struct kern_dev *dev, uint32_t page);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
     /* What open and kv_open take beside the KV pages, from above where it depends on what the

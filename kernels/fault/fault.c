@@ -112,6 +112,11 @@ static void fault_discard(struct kern_dev *dev, void *at_dev, size_t bytes)
     dev->inner->discard(dev->inner_dev, at_dev, bytes);
 }
 
+static void fault_kv_discard(struct kern_dev *dev, uint32_t page)
+{
+    dev->inner->kv_discard(dev->inner_dev, page);
+}
+
 static int fault_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     size_t bytes = dev->inner->kv_bytes(dev->held, kv);
@@ -258,6 +263,7 @@ struct kern kern_fault = {
     .bring = fault_bring,
     .is_brought = fault_is_brought,
     .discard = fault_discard,
+    .kv_discard = fault_kv_discard,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
     .workspace_bytes = fault_workspace_bytes,
