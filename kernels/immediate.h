@@ -58,6 +58,12 @@ static inline void *kern_no_host(struct kern_dev *dev, size_t bytes)
     return NULL;
 }
 
+static inline void kern_kv_discard_nothing(struct kern_dev *dev, uint32_t page)
+{
+    (void)dev;
+    (void)page;
+}
+
 /* saturated_n: nothing is held in fp16. */
 static inline uint64_t kern_saturates_nothing(const struct kern_dev *dev)
 {

@@ -16,9 +16,9 @@
  *
  * Memory. Pointers named `dev` point into memory from reserve(); on ref and cpu that is host
  * memory. Threads: the rank thread calls everything, except weight_bytes/weight_pack (pure, any
- * thread), and bring(), is_brought() and discard() (the engine thread). Compute ops return
- * nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from row to
- * row. */
+ * thread), and bring(), is_brought(), discard() and kv_discard() (the engine thread). Compute ops
+ * return nothing; a failure surfaces at read_step. A matrix is row-major, `stride` elements from
+ * row to row. */
 #ifndef KERNELS_KERN_H
 #define KERNELS_KERN_H
 
@@ -114,6 +114,8 @@ struct kern {
      * until close. Once at most. NULL where it would gain nothing, or there is none: bring takes
      * any. */
     void *(*reserve_host)(struct kern_dev *dev, size_t bytes);
+    /* The same of a KV page's bytes in all layers; a page that no unread step names. */
+    void (*kv_discard)(struct kern_dev *dev, uint32_t page);
     int (*kv_open)(struct kern_dev *dev, const struct kern_kv *kv, struct err *err);
     size_t (*kv_bytes)(enum dtype held, const struct kern_kv *kv);
     /* Memory of the recurrent layers, *out_dev [layer_n][slot_n][kern_state_slot_n]; not called for

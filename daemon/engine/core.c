@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "engine/core_int.h"
+#include "kernels/kern.h"
 
 #define CORE_MSG_TURN   64              /* messages taken from one inbox in one turn */
 #define CORE_BLOCKED_NS CLOCK_NS_PER_MS /* how soon to look again for room in a full ring */
@@ -426,6 +427,19 @@ static bool core_turn_registry(struct core *core)
     return is_busy;
 }
 
+/* Pages are dropped only while no unread step names them. A lost device is asked nothing: its steps
+ * count as read, and may still run. */
+static void core_discard_pages(struct core *core)
+{
+    const struct registry_config *device = &core->config.registry;
+    uint32_t page;
+    while (sched_next_freed(&core->sched, &page)) {
+        if (!core->is_lost) {
+            device->kern->kv_discard(device->dev, page);
+        }
+    }
+}
+
 static void core_send(struct core *core, const struct rank_cmd *cmd)
 {
     core->config.link.send(core->config.link.arg, cmd);
@@ -494,6 +508,7 @@ static bool core_try_plan(struct core *core)
     }
     struct core_step *step = core_step_at(core, core->step_n);
     sched_step(&core->sched, &step->plan);
+    core_discard_pages(core); /* before the plan's rows are written into some of them */
     for (uint32_t i = 0; i < step->plan.preempted_n; i++) {
         struct seq *seq = &core->seqs[step->plan.preempted[i]];
         seq->request->stats.preempt_n++;
@@ -546,6 +561,7 @@ void core_turn(struct core *core, int64_t now_ns, struct core_turn *out)
     while (is_sent) {
         is_sent = core_try_plan(core);
     }
+    core_discard_pages(core);
     core_end_turn(core, is_busy || is_more);
     out->is_busy = (is_more || is_busy) && !core->is_blocked;
     out->is_done =

@@ -20,9 +20,12 @@ enum page_forms {
 struct pages {
     uint32_t page_n;
     uint32_t free_n;
-    uint32_t *free_ids; /* [page_n], a stack */
-    uint32_t *refs;     /* [page_n] */
-    uint8_t *forms;     /* [page_n]: enum page_forms, 0 while free */
+    uint32_t *free_ids;  /* [page_n], a stack */
+    uint32_t *refs;      /* [page_n] */
+    uint8_t *forms;      /* [page_n]: enum page_forms, 0 while free */
+    uint32_t *freed_ids; /* [page_n]: were freed and not told, a stack */
+    uint32_t freed_n;
+    bool *is_freed; /* [page_n]: in freed_ids */
 };
 
 size_t pages_bytes(uint32_t page_n);
@@ -41,5 +44,9 @@ void pages_share(struct pages *pages, uint32_t page);
 
 /* One holder less; the last one frees the page. */
 void pages_drop(struct pages *pages, uint32_t page);
+
+/* A page that was freed since it was last told; it may have been taken again. False when all were
+ * told. */
+bool pages_next_freed(struct pages *pages, uint32_t *out_page);
 
 #endif

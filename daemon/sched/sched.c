@@ -369,6 +369,11 @@ void sched_read(struct sched *sched, const struct sched_plan *plan)
     }
 }
 
+bool sched_next_freed(struct sched *sched, uint32_t *out_page)
+{
+    return pages_next_freed(&sched->pages, out_page);
+}
+
 const uint32_t *sched_pages(const struct sched *sched, uint32_t id)
 {
     return seq_table(sched, sched_seq(sched, id));

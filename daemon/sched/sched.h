@@ -139,6 +139,11 @@ void sched_step(struct sched *sched, struct sched_plan *out_plan);
  * more. */
 void sched_read(struct sched *sched, const struct sched_plan *plan);
 
+/* A page that was freed and not told yet; no unread step names it. False when there is none. What
+ * it held means nothing, so all are asked for before the next plan's step is sent: the plan may
+ * name it anew. */
+bool sched_next_freed(struct sched *sched, uint32_t *out_page);
+
 /* True when no more rows of it are wanted: it has all its tokens, or was stopped. */
 static inline bool sched_is_over(const struct sched_seq *seq)
 {

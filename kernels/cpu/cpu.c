@@ -316,6 +316,8 @@ const struct kern kern_cpu = {
     .is_brought = kern_is_brought_now,
     .discard = kern_discard_nothing,
     .reserve_host = kern_no_host,
+    /* a NaN behind a sequence's end would reach the sums of amx as 0 x NaN */
+    .kv_discard = kern_kv_discard_nothing,
     .kv_open = cpu_kv_open,
     .kv_bytes = cpu_kv_bytes,
     .workspace_bytes = cpu_workspace_bytes,

@@ -329,6 +329,7 @@ static int cuda_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct e
                                        {NULL, 0}};
     ASSERT(!ctx->kv.data);
     ASSERT_CMP(kv->head_dim, <=, LIMIT_HEAD_DIM);
+    dev->kv_layer_n = kv->layer_n;
     cuda_kv_pieces(dev, kv, pieces);
     ctx->kv.page_stride = limits->page_stride;
     ctx->kv.page_n = kv->page_n;
@@ -340,6 +341,21 @@ static int cuda_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct e
     memset(dev->pages, 0xff, table); /* no page has this number */
     int rc = cuda_workspaces(dev, pieces, err);
     return rc ? rc : cuda_workspaces(dev, pages, err);
+}
+
+/* A call for each layer where dev_discard does something, else none. */
+static void cuda_kv_discard(struct kern_dev *dev, uint32_t page)
+{
+    const struct cuda_kv *kv = &dev->ctx.kv;
+    const struct kern_kv one = {
+        .layer_n = 1, .page_n = 1, .kv_head_n = kv->kv_head_n, .head_dim = kv->head_dim};
+    size_t bytes = cuda_kv_bytes(dev->args.held, &one);
+    uint32_t layer_n = dev->info.is_emulated ? dev->kv_layer_n : 0;
+    ASSERT_CMP(page, <, kv->page_n);
+    for (uint32_t layer = 0; layer < layer_n; layer++) {
+        size_t at = (size_t)layer * kv->page_n + page;
+        dev_discard((char *)kv->data + at * bytes, bytes);
+    }
 }
 
 static size_t cuda_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
@@ -472,6 +488,7 @@ const struct kern kern_cuda = {
     .is_brought = cuda_is_brought,
     .discard = cuda_discard,
     .reserve_host = cuda_reserve_host,
+    .kv_discard = cuda_kv_discard,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
     .workspace_bytes = cuda_workspace_bytes,

@@ -88,6 +88,7 @@ struct kern_dev {
     struct kern_step step; /* the one that is being submitted */
     bool is_stepping;
     struct cuda_plan plan;
+    uint32_t kv_layer_n;
     uint32_t *pages; /* [slot_max][page_stride]: what the device's table holds */
 
     size_t part_bytes; /* of a block */

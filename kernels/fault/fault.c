@@ -117,6 +117,11 @@ static void *fault_reserve_host(struct kern_dev *dev, size_t bytes)
     return dev->inner->reserve_host(dev->inner_dev, bytes);
 }
 
+static void fault_kv_discard(struct kern_dev *dev, uint32_t page)
+{
+    dev->inner->kv_discard(dev->inner_dev, page);
+}
+
 static int fault_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct err *err)
 {
     size_t bytes = dev->inner->kv_bytes(dev->held, kv);
@@ -278,6 +283,7 @@ struct kern kern_fault = {
     .is_brought = fault_is_brought,
     .discard = fault_discard,
     .reserve_host = fault_reserve_host,
+    .kv_discard = fault_kv_discard,
     .kv_open = fault_kv_open,
     .kv_bytes = fault_kv_bytes,
     .state_open = fault_state_open,

@@ -132,6 +132,18 @@ static int ref_state_open(struct kern_dev *dev, const struct kern_state *state, 
     return rc;
 }
 
+/* Makes them NaNs: whoever still reads them tells. */
+static void ref_kv_discard(struct kern_dev *dev, uint32_t page)
+{
+    const struct kern_kv *kv = &dev->kv;
+    size_t bytes = ref_kv_bytes(dev->args.held, kv) / kv->layer_n / kv->page_n;
+    ASSERT_CMP(page, <, kv->page_n);
+    for (uint32_t layer = 0; layer < kv->layer_n; layer++) {
+        size_t at = (size_t)layer * kv->page_n + page;
+        memset((char *)dev->kv_data + at * bytes, 0xff, bytes);
+    }
+}
+
 void *ref_kv_at(const struct kern_dev *dev, const struct kern_seq *seq, uint32_t layer,
                 uint32_t which, uint32_t kv_head, uint32_t pos)
 {
@@ -270,6 +282,7 @@ const struct kern kern_ref = {
     .is_brought = kern_is_brought_now,
     .discard = kern_discard_nothing,
     .reserve_host = kern_no_host,
+    .kv_discard = ref_kv_discard,
     .kv_open = ref_kv_open,
     .kv_bytes = ref_kv_bytes,
     .state_open = ref_state_open,

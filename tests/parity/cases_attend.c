@@ -132,7 +132,8 @@ static const void *attend_feed_weight(struct rig *rig, uint32_t n, uint32_t site
 }
 
 /* Opens the KV memory and fills every page of the layers that the case looks at. The world's own
- * rows are real only if the case does not write them itself. */
+ * rows are real only if the case does not write them itself. Pages of no sequence are discarded
+ * afterwards, which the others do not feel. */
 static void attend_fill(struct rig *rig, const struct parity_case *c)
 {
     const struct attend_args *args = c->args;
@@ -163,6 +164,10 @@ static void attend_fill(struct rig *rig, const struct parity_case *c)
                 attend_feed(rig, c, seq, &op, page * LIMIT_KV_PAGE, real_n);
             }
         }
+    }
+    const struct world_seq *last = &c->world.seqs[c->world.seq_n - 1];
+    for (uint32_t i = last->page_first + last->page_n; i < c->world.page_n; i++) {
+        rig->kern->kv_discard(rig->dev, c->world.pages[i]);
     }
 }
 

@@ -14,6 +14,7 @@ void fake_rank_init(struct fake_rank *rank, const struct sched_config *config, u
     assert_true(step_ahead < FAKE_STEPS && config->slot_n <= FAKE_SLOTS);
     *rank = (struct fake_rank){.config = *config, .step_ahead = step_ahead};
     rank->kv = mem_zalloc_n((size_t)config->page_n * LIMIT_KV_PAGE, sizeof *rank->kv);
+    memset(rank->kv, 0xff, (size_t)config->page_n * LIMIT_KV_PAGE * sizeof *rank->kv);
     rank->last_tokens = mem_zalloc_n(config->slot_n, sizeof *rank->last_tokens);
     rank->counts = mem_zalloc_n(config->slot_n, sizeof *rank->counts);
     rank->versions = mem_zalloc_n(LIMIT_VERSIONS, sizeof *rank->versions);
@@ -27,6 +28,24 @@ void fake_rank_done(struct fake_rank *rank)
     mem_free(rank->counts);
     mem_free(rank->versions);
     mem_free(rank->row_adapters);
+}
+
+void fake_rank_discard(struct fake_rank *rank, uint32_t page)
+{
+    assert_true(page < rank->config.page_n);
+    for (uint32_t i = 0; i < rank->unread_n; i++) {
+        const struct batch *b = rank->steps[i].cmd.batch;
+        for (uint32_t k = 0; k < b->page_n; k++) {
+            assert_int_not_equal(batch_pages(b)[k], page);
+        }
+    }
+    memset(rank->kv + (size_t)page * LIMIT_KV_PAGE, 0xff, LIMIT_KV_PAGE * sizeof *rank->kv);
+}
+
+/* Rows are written from a page's start on. */
+bool fake_rank_is_rubbish(const struct fake_rank *rank, uint32_t page)
+{
+    return rank->kv[(size_t)page * LIMIT_KV_PAGE] == FAKE_RUBBISH;
 }
 
 static void hash_bytes(uint64_t *hash, const void *data, size_t n)
@@ -192,7 +211,9 @@ static uint64_t row_fold(const struct fake_rank *rank, const struct batch *b, ui
     }
     uint64_t fold = 0;
     for (uint32_t pos = 0; pos <= batch_rows(b)[row].pos; pos++) {
-        fold = fake_fold(fold, *kv_at(rank, b, seq, pos));
+        uint64_t entry = *kv_at(rank, b, seq, pos);
+        assert_true(entry != FAKE_RUBBISH);
+        fold = fake_fold(fold, entry);
     }
     return fold;
 }

@@ -20,6 +20,8 @@ struct fake_block {
     uint64_t filler[31]; /* copied in pieces; all equal to content once complete */
 };
 
+#define FAKE_RUBBISH UINT64_MAX /* in a page that nobody wrote since it was discarded */
+
 #define FAKE_STEPS   4
 #define FAKE_SLOTS   8
 #define FAKE_CONTEXT (6 * LIMIT_KV_PAGE)
@@ -63,6 +65,10 @@ struct fake_rank {
 void fake_rank_init(struct fake_rank *rank, const struct sched_config *config, uint32_t step_ahead);
 void fake_rank_done(struct fake_rank *rank);
 struct link fake_rank_link(struct fake_rank *rank);
+
+/* The page's content is rubbish from now on; no step that was not answered may name it. */
+void fake_rank_discard(struct fake_rank *rank, uint32_t page);
+bool fake_rank_is_rubbish(const struct fake_rank *rank, uint32_t page);
 
 /* A result may be received now. */
 bool fake_rank_is_due(const struct fake_rank *rank);

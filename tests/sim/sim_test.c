@@ -5,8 +5,9 @@
  * For every seed, with a rank that takes one step at a time and with one that takes the next step
  * before it has answered: the same batches when run again; every token is what the model says of
  * that request alone; every request ends exactly once; what an unread step names is neither free
- * nor another's; no page, slot, pin, job, op or host copy is left; no more rows are fed in vain
- * than steps were on their way. GRAFT_LONG=1 runs more seeds, SIM_SEED=n one. */
+ * nor another's nor discarded; a free page was discarded; no page, slot, pin, job, op or host copy
+ * is left; no more rows are fed in vain than steps were on their way. GRAFT_LONG=1 runs more seeds,
+ * SIM_SEED=n one. */
 #include "tests/test.h"
 
 #include <stdio.h>
@@ -76,10 +77,17 @@ struct sim {
     struct fake_copy copy;
 };
 
+static void sim_kv_discard(struct kern_dev *dev, uint32_t page)
+{
+    struct sim *sim = CONTAINER_OF(fake_copy_of(dev), struct sim, copy);
+    fake_rank_discard(&sim->rank, page);
+}
+
 static const struct kern sim_kern = {.name = "sim",
                                      .bring = fake_copy_bring,
                                      .is_brought = fake_copy_is_brought,
-                                     .discard = fake_copy_discard};
+                                     .discard = fake_copy_discard,
+                                     .kv_discard = sim_kv_discard};
 
 static void sim_notify(void *arg)
 {
@@ -400,6 +408,15 @@ static void sim_check_unread(const struct sim *sim)
     }
 }
 
+/* What was in a page that is free now can serve nobody any more. */
+static void sim_check_free(const struct sim *sim)
+{
+    const struct pages *pages = &core_sched(sim->core)->pages;
+    for (uint32_t i = 0; i < pages->free_n && sim->lost_n == 0; i++) {
+        assert_true(fake_rank_is_rubbish(&sim->rank, pages->free_ids[i]));
+    }
+}
+
 /* Says when new steps will have been run: after the ones before, and not at once. */
 static void sim_run_rank(struct sim *sim)
 {
@@ -427,6 +444,7 @@ static void sim_tick(struct sim *sim)
         core_turn(sim->core, sim->now_ns, &sim->turn);
         sched_check(core_sched(sim->core));
         sim_check_unread(sim);
+        sim_check_free(sim);
     }
     sim->now_ns += 1 + dice_below(&sim->dice, 400000);
 }

@@ -147,6 +147,7 @@ static void pages_count_holders(void **state)
     pages_mark(&pages, a, PAGE_PROMPT);
     pages_share(&pages, a);
     pages_drop(&pages, a);
+    assert_false(pages_next_freed(&pages, &c));
     assert_false(pages_take(&pages, &c));
     assert_int_equal(pages.forms[a], PAGE_PROMPT);
     pages_mark(&pages, a, PAGE_GENERATED);
@@ -156,6 +157,13 @@ static void pages_count_holders(void **state)
     assert_true(pages_take(&pages, &c));
     assert_int_equal(c, a);
     assert_int_equal(pages.forms[c], 0); /* forgotten with its rows */
+    pages_drop(&pages, c);
+    assert_true(pages_next_freed(&pages, &c)); /* once, though it was freed twice */
+    assert_int_equal(c, a);
+    assert_false(pages_next_freed(&pages, &c));
+    pages_drop(&pages, b);
+    assert_true(pages_next_freed(&pages, &c));
+    assert_int_equal(c, b);
     mem_free(memory);
 }
 
