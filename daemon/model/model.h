@@ -154,6 +154,9 @@ struct kern_state model_state(const struct model_desc *desc, uint32_t slot_n);
 /* Sides of a recurrent state of one layer: [heads, rows, columns]. */
 void model_state_dims(const struct model_desc *desc, uint32_t out_dims[3]);
 
+/* Whether the linear shares its input with no other of the layer. */
+bool model_site_is_alone(enum site_place place);
+
 /* Site index of a module path such as "model.layers.0.mlp.up_proj"; -1 when there is none. */
 int64_t model_site_find(const struct model_desc *desc, const char *module);
 
