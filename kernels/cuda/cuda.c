@@ -342,6 +342,28 @@ static int cuda_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct e
     return rc ? rc : cuda_workspaces(dev, pages, err);
 }
 
+/* Beside the states nothing is taken: what the mixers keep between their launches stands where the
+ * linear's sums do. */
+static int cuda_state_open(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                           struct err *err)
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    const struct cuda_piece pieces[] = {{&ctx->state.data, kern_state_bytes(state)}, {NULL, 0}};
+    ASSERT(!ctx->state.data && !dev->is_stepping);
+    ASSERT_CMP(state->conv_n, <=, dev->args.n_max);
+    int rc = cuda_workspaces(dev, pieces, err);
+    if (rc) {
+        return rc;
+    }
+    ctx->state.slot_n = state->slot_n;
+    ctx->state.state_n = state->state_n;
+    ctx->state.conv_n = state->conv_n;
+    ctx->state.start_stride = effect_state_stride(state->state_n);
+    dev->plan.slot_start = mem_zalloc_n(state->slot_n, sizeof *dev->plan.slot_start);
+    *out_dev = ctx->state.data;
+    return 0;
+}
+
 static size_t cuda_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
 {
     return (size_t)n * cuda_stride(k) * dtype_bytes(held);
@@ -434,6 +456,8 @@ static uint64_t cuda_saturated_n(const struct kern_dev *dev)
 CUDA_OP(embed)
 CUDA_OP(join)
 CUDA_OP(linear)
+CUDA_OP(gdn)
+CUDA_OP(ssd)
 CUDA_OP(head)
 CUDA_OP(sample)
 CUDA_OP(score)
@@ -473,6 +497,7 @@ const struct kern kern_cuda = {
     .discard = cuda_discard,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
+    .state_open = cuda_state_open,
     .workspace_bytes = cuda_workspace_bytes,
     .weight_bytes = cuda_weight_bytes,
     .weight_pack = cuda_weight_pack,
@@ -493,6 +518,8 @@ const struct kern kern_cuda = {
     .join = cuda_op_join,
     .linear = cuda_op_linear,
     .attend = cuda_op_attend,
+    .gdn = cuda_op_gdn,
+    .ssd = cuda_op_ssd,
     .head = cuda_op_head,
     .sample = cuda_op_sample,
     .score = cuda_op_score,
