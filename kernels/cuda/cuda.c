@@ -349,7 +349,7 @@ static int cuda_state_open(struct kern_dev *dev, const struct kern_state *state,
 {
     struct cuda_ctx *ctx = &dev->ctx;
     const struct cuda_piece pieces[] = {{&ctx->state.data, kern_state_bytes(state)}, {NULL, 0}};
-    ASSERT(!ctx->state.data && !dev->is_stepping);
+    ASSERT(!ctx->state.data && !dev->is_stepping && dev->capture_n == 0);
     ASSERT_CMP(state->conv_n, <=, dev->args.n_max);
     int rc = cuda_workspaces(dev, pieces, err);
     if (rc) {
@@ -456,8 +456,6 @@ static uint64_t cuda_saturated_n(const struct kern_dev *dev)
 CUDA_OP(embed)
 CUDA_OP(join)
 CUDA_OP(linear)
-CUDA_OP(gdn)
-CUDA_OP(ssd)
 CUDA_OP(head)
 CUDA_OP(sample)
 CUDA_OP(score)
@@ -468,6 +466,22 @@ static void cuda_op_attend(struct kern_dev *dev, const struct kern_attend *args)
     ASSERT_CMP(args->head_n, ==, dev->ctx.limits.head_n);
     ASSERT_CMP(args->kv_head_n, ==, dev->ctx.limits.kv_head_n);
     cuda_attend(&dev->ctx, args);
+}
+
+static void cuda_op_gdn(struct kern_dev *dev, const struct kern_gdn *args)
+{
+    ASSERT_CMP(kern_gdn_state_n(args), ==, dev->ctx.state.state_n);
+    ASSERT_CMP(kern_gdn_conv_n(args), ==, dev->ctx.state.conv_n);
+    ASSERT(args->key_dim <= LIMIT_STATE_DIM && args->value_dim <= LIMIT_STATE_DIM);
+    cuda_gdn(&dev->ctx, args);
+}
+
+static void cuda_op_ssd(struct kern_dev *dev, const struct kern_ssd *args)
+{
+    ASSERT_CMP(kern_ssd_state_n(args), ==, dev->ctx.state.state_n);
+    ASSERT_CMP(kern_ssd_conv_n(args), ==, dev->ctx.state.conv_n);
+    ASSERT(args->head_dim <= LIMIT_STATE_DIM && args->state_dim <= LIMIT_STATE_DIM);
+    cuda_ssd(&dev->ctx, args);
 }
 
 int cuda_available(struct err *err)

@@ -112,7 +112,7 @@ void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op);
 void cuda_attend(const struct cuda_ctx *ctx, const struct kern_attend *op);
 /* The prompt form of cuda_attend, which calls it. attend_prompt.cu. */
 void cuda_attend_prompt(const struct cuda_ctx *ctx, const struct kern_attend *op);
-/* The recurrent mixers. recurrent.cu; what they are made of: conv.cu, gdn.cu, ssd.cu, chunk.cu. */
+/* recurrent.cu; the recurrence itself: recurrent_step.cu, recurrent_chunk.cu. */
 void cuda_gdn(const struct cuda_ctx *ctx, const struct kern_gdn *op);
 void cuda_ssd(const struct cuda_ctx *ctx, const struct kern_ssd *op);
 void cuda_head(const struct cuda_ctx *ctx, const struct kern_head *op);

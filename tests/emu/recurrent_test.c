@@ -198,6 +198,35 @@ static void cuts_no_chunk(void **state)
     kern_cuda.close(d.dev);
 }
 
+/* A prompt that goes on from anywhere has its chunks end at multiples of 64. */
+static void ends_chunks_at_multiples(void **state)
+{
+    (void)state;
+    struct device whole;
+    struct device cut;
+    const struct turn turns[] = {{4, 0, 60, true, true},
+                                 {4, 60, 79, true, false},
+                                 {4, 60, 4, true, false},
+                                 {4, 64, 64, true, false},
+                                 {4, 128, 11, true, false}};
+    float want[SLOT_N];
+    float got[SLOT_N];
+    open_device(&whole);
+    open_device(&cut);
+    run_step(&whole, &turns[0], 1);
+    run_step(&whole, &turns[1], 1);
+    run_step(&cut, &turns[0], 1);
+    for (uint32_t i = 2; i < ARRAY_N(turns); i++) {
+        run_step(&cut, &turns[i], 1);
+    }
+    kern_cuda.get(whole.dev, want, whole.slots + 4 * SLOT_N, sizeof want);
+    kern_cuda.get(cut.dev, got, cut.slots + 4 * SLOT_N, sizeof got);
+    assert_memory_equal(got, want, sizeof want);
+    assert_true(got[0] != 0);
+    kern_cuda.close(whole.dev);
+    kern_cuda.close(cut.dev);
+}
+
 /* Generated rows of a sequence in two parts: the second goes on from the slot. */
 static void goes_on_in_the_next_part(void **state)
 {
@@ -242,6 +271,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuts_no_chunk),
+        cmocka_unit_test(ends_chunks_at_multiples),
         cmocka_unit_test(goes_on_in_the_next_part),
         cmocka_unit_test(begins_in_a_captured_part),
     };
