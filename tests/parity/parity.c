@@ -310,7 +310,7 @@ static void parity_probe(const char *only)
     static void test_##group(void **state)                                                         \
     {                                                                                              \
         (void)state;                                                                               \
-        parity_heavy = strstr(" heads attend gdn ssd ", " " #group " ") ? PARITY_EVERY_HEAVY : 1;  \
+        parity_heavy = strstr(" heads attend ", " " #group " ") ? PARITY_EVERY_HEAVY : 1;          \
         parity_offered_n = 0;                                                                      \
         parity_case_n = 0;                                                                         \
         parity_failure_n = 0;                                                                      \
