@@ -213,7 +213,11 @@ static void files_are_refused(void **state)
     assert_int_equal(truncate(path, LIMIT_CONFIG_JSON_BYTES + 1), 0);
     expect(ERR_BAD_FILE, "adapter_config.json is 1048577 bytes long, limit is 1048576");
     assert_int_equal(remove(path), 0);
-    expect(ERR_BAD_FILE, "the folder holds no adapter_config.json");
+    expect(ERR_BAD_FILE, "adapter_model.bin is a pickle, which is never read; the folder holds no "
+                         "adapter_config.json");
+    make_path(&dir, "x/adapter_model.bin", path);
+    assert_int_equal(remove(path), 0);
+    expect(ERR_BAD_FILE, "the folder holds no adapter_config.json and no states.safetensors");
     struct prepare_job job;
     make_prepare(store, "y", &job);
     assert_int_equal(job.err.code, ERR_ADAPTER_NOT_FOUND);
