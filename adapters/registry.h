@@ -52,6 +52,7 @@ int registry_add(struct registry *registry, const char *name, struct err *err);
 struct lease {
     uint32_t version[LIMIT_REQUEST_ADAPTERS]; /* version slots, in the order wanted */
     bool has_rows[LIMIT_REQUEST_ADAPTERS];    /* of each: it changes rows */
+    bool has_scales[LIMIT_REQUEST_ADAPTERS];  /* ... by scale effects, too */
     uint32_t state; /* the one among them that has states; LIMIT_REQUEST_ADAPTERS = none */
     uint32_t n;
     bool is_held;

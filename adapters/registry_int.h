@@ -55,6 +55,7 @@ struct placed {
     char revision[SHA256_HEX_BYTES];
     const char *kind;
     bool has_rows;
+    bool has_scales;
     bool has_states;
     uint32_t rank_max;
     uint32_t group_rank;

@@ -152,6 +152,7 @@ static int lease_look_state(const struct registry *r, const struct lease_want *w
 {
     const struct placed *p = &r->placed[lease->version[i]];
     lease->has_rows[i] = p->has_rows;
+    lease->has_scales[i] = p->has_scales;
     if (!p->has_states) {
         return 0;
     }

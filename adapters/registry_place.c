@@ -263,6 +263,7 @@ static bool place(struct registry *r, struct load *load, uint64_t priority)
                          .is_changed = p->is_changed,
                          .kind = v->kind,
                          .has_rows = v->has_rows,
+                         .has_scales = v->has_scales,
                          .has_states = v->has_states,
                          .rank_max = v->rank_max,
                          .group_rank = v->group_rank,

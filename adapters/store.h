@@ -39,6 +39,7 @@ struct version {
     void *room;                      /* the job's; the block lies there where it fits */
     size_t block_bytes;
     bool has_rows;   /* it changes rows: it is in the batch's segments */
+    bool has_scales; /* ... by scale effects, too */
     bool has_states; /* it changes what sequences begin with */
     uint32_t rank_max;
     uint32_t group_rank; /* largest sum of ranks over the sites of one linear group */

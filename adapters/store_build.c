@@ -229,6 +229,7 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
         memcpy((char *)out->block + EFFECT_LOWRANK_AT, table, site_n * sizeof *table);
         build_fill(store, parsed, table, out->block);
         out->has_rows = parsed->lowrank_n > 0 || parsed->scale_n > 0;
+        out->has_scales = parsed->scale_n > 0;
         out->has_states = parsed->states != NULL;
         out->modules_applied = parsed->modules_total;
         out->modules_total = parsed->modules_total;

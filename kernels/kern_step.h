@@ -26,11 +26,14 @@ struct kern_seq {
     uint32_t page_n;
 };
 
+enum kern_seg_flags { KERN_SEG_SCALES = 1 };
+
 struct kern_seg {
     uint32_t version;
     uint32_t order;
     uint32_t row_first;
     uint32_t row_n;
+    uint32_t flags;
 };
 
 /* A sequence whose first row of this step is at position 0 and whose recurrent layers begin with

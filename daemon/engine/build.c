@@ -181,15 +181,16 @@ static void build_sort(uint64_t *keys, uint32_t n)
 }
 
 /* Rows of one sequence into the segment of its version, which is opened when it changes. */
-static void build_seg_rows(struct batch *batch, uint32_t order, uint32_t version, float weight,
+static void build_seg_rows(struct batch *batch, const struct batch_seg *seg, float weight,
                            const struct batch_seq *rows)
 {
     struct batch_seg *segs = batch_segs(batch);
     uint32_t last = batch->seg_n - 1;
-    if (batch->seg_n == 0 || segs[last].order != order || segs[last].version != version) {
+    if (batch->seg_n == 0 || segs[last].order != seg->order || segs[last].version != seg->version) {
         last = batch->seg_n;
         ASSERT_CMP(last, <, batch->seg_max);
-        segs[last] = (struct batch_seg){version, order, batch->seg_row_n, 0};
+        segs[last] = *seg;
+        segs[last].row_first = batch->seg_row_n;
         batch->seg_n++;
     }
     ASSERT_CMP(batch->seg_row_n + rows->row_n, <=, batch->seg_row_max);
@@ -231,9 +232,12 @@ static void build_segs(struct core *core, const struct core_step *step)
         build_sort(core->sort_keys, n);
         for (uint32_t i = 0; i < n; i++) {
             uint32_t index = (uint32_t)core->sort_keys[i];
-            const struct request *request = core->seqs[plan->items[index].id].request;
-            build_seg_rows(step->batch, order, (uint32_t)(core->sort_keys[i] >> 32),
-                           request->adapters[order].weight, &batch_seqs(step->batch)[index]);
+            const struct seq *seq = &core->seqs[plan->items[index].id];
+            struct batch_seg seg = {.version = seq->lease.version[order],
+                                    .order = order,
+                                    .flags = seq->lease.has_scales[order] ? BATCH_SEG_SCALES : 0};
+            build_seg_rows(step->batch, &seg, seq->request->adapters[order].weight,
+                           &batch_seqs(step->batch)[index]);
         }
     }
 }

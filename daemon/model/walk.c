@@ -37,6 +37,8 @@ WALK_SAME(batch_seg, kern_seg, version);
 WALK_SAME(batch_seg, kern_seg, order);
 WALK_SAME(batch_seg, kern_seg, row_first);
 WALK_SAME(batch_seg, kern_seg, row_n);
+WALK_SAME(batch_seg, kern_seg, flags);
+_Static_assert((int)BATCH_SEG_SCALES == (int)KERN_SEG_SCALES, "segment flags are the same");
 WALK_SAME_SIZE(batch_seg_row, kern_seg_row);
 WALK_SAME(batch_seg_row, kern_seg_row, row);
 WALK_SAME(batch_seg_row, kern_seg_row, weight);

@@ -40,11 +40,16 @@ struct batch_seq {
 /* One adapter version at one place of the requests' lists: its rows, each with its weight.
  * Segments are sorted by (order, version); a row may lie in several segments, never twice in one.
  */
+enum batch_seg_flags {
+    BATCH_SEG_SCALES = 1, /* the version has scale effects (kernels/effect.h) */
+};
+
 struct batch_seg {
     uint32_t version;   /* version slot */
     uint32_t order;     /* position in the request's adapter list */
     uint32_t row_first; /* into seg_rows */
     uint32_t row_n;
+    uint32_t flags; /* enum batch_seg_flags */
 };
 
 struct batch_seg_row {

@@ -1,6 +1,5 @@
 /* What a step begins and ends with, and the two ops on the residual: embed and join. */
 #include "kernels/cpu/cpu_int.h"
-#include "kernels/effect.h"
 #include "kernels/fmath.h"
 
 #define STEP_ROWS 8u /* rows of one piece of row work */
@@ -74,7 +73,7 @@ void cpu_begin_step(struct kern_dev *dev, const struct kern_step *step)
         const struct kern_seg *seg = &step->segs[i];
         ASSERT_CMP(seg->version, <, dev->args.version_max);
         ASSERT(dev->versions[seg->version]);
-        dev->has_scales = dev->has_scales || effect_scale_at(dev->versions[seg->version], 0);
+        dev->has_scales = dev->has_scales || (seg->flags & KERN_SEG_SCALES);
         ASSERT_CMP(seg->row_first + seg->row_n, <=, dev->args.row_max * LIMIT_REQUEST_ADAPTERS);
         for (uint32_t r = seg->row_first; r < seg->row_first + seg->row_n; r++) {
             dev->seg_rows[r] = step->seg_rows[r].row;

@@ -59,8 +59,9 @@ static void cuda_close(struct kern_dev *dev)
         dev_stream_sync(dev->ctx.stream);
     }
     for (uint32_t i = 0; i < CUDA_BUCKETS; i++) {
-        dev_graph_free(dev->graphs[i][0]);
-        dev_graph_free(dev->graphs[i][1]);
+        for (uint32_t e = 0; e < CUDA_EFFECTS_N; e++) {
+            dev_graph_free(dev->graphs[i][e]);
+        }
     }
     for (uint32_t i = 0; i < CUDA_BLOCKS; i++) {
         dev_free_pinned(dev->pinned[i].data);

@@ -23,7 +23,7 @@ struct cuda_part {
     uint32_t first;
     uint32_t row_n;
     bool is_prompt;
-    bool has_lowrank;
+    enum cuda_effects effects;
     uint32_t sample_n;
     uint32_t score_n;
     uint32_t hist_n;
@@ -67,8 +67,9 @@ struct cuda_plan {
     uint32_t *row_seq;    /* [row_max]: by step row, index of its sequence */
     uint32_t *row_sample; /* [row_max]: by step row, UINT32_MAX = none */
     uint32_t *row_seg_n;  /* [row_max]: by step row, segments it lies in */
-    bool *is_seq_placed;  /* [row_max]: by sequence, a row of it is in a part */
-    bool *has_prompt;     /* [row_max]: by sequence */
+    enum cuda_effects *row_effects; /* [row_max]: by step row, the most of its segments */
+    bool *is_seq_placed;            /* [row_max]: by sequence, a row of it is in a part */
+    bool *has_prompt;               /* [row_max]: by sequence */
     uint32_t *slot_start; /* [slot_max]: index of the slot's start, of slots with a sequence */
     uint32_t *seg_at;     /* [row_max * LIMIT_REQUEST_ADAPTERS + 1]: a part's segment rows */
     uint32_t *seg_cursor; /* the same, while tiles are cut */
@@ -97,7 +98,7 @@ struct kern_dev {
     struct cuda_pinned pinned[CUDA_BLOCKS];
     uint32_t pinned_next;
 
-    struct dev_graph *graphs[CUDA_BUCKETS][2]; /* by bucket, without and with low-rank effects */
+    struct dev_graph *graphs[CUDA_BUCKETS][CUDA_EFFECTS_N];
     bool is_capturing;
     uint32_t capture_n; /* kinds of parts that were captured, or are being */
 

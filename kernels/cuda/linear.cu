@@ -324,7 +324,8 @@ static struct linear_job linear_prepare(const struct cuda_ctx *ctx, const struct
     job.slice_n = linear_slice_n(op->k);
     job.slice_k = linear_slice_k(op->k);
     job.part_k = linear_part_k(op->k);
-    job.has_lowrank = ctx->has_lowrank;
+    job.has_lowrank = ctx->effects != CUDA_NO_EFFECTS;
+    job.has_scales = ctx->effects == CUDA_ALL_EFFECTS;
     job.counters = static_cast<unsigned *>(ctx->linear);
     job.counter_stride = m.counter_stride;
     job.partial = cuda_linear_work(ctx);
@@ -374,6 +375,9 @@ static void linear_run(const struct cuda_ctx *ctx, struct linear_job *job, uint3
 
 void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op)
 {
+    if (ctx->effects == CUDA_ALL_EFFECTS && op->site_n == 1) {
+        cuda_scale_rows(ctx, op);
+    }
     struct linear_job job = linear_prepare(ctx, op);
     if (ctx->is_prompt && gemm_linear(ctx->gemm, op, ctx->row_cap, job.partial)) {
         job.product = job.partial;
@@ -393,6 +397,7 @@ void cuda_logits(const struct cuda_ctx *ctx, const struct cuda_gather *op)
     linear.out = op->out;
     struct linear_job job = linear_prepare(ctx, &linear);
     job.has_lowrank = false;
+    job.has_scales = false;
     job.store_multiplier = op->multiplier;
     job.is_gathered = true;
     job.from = op->from;

@@ -40,7 +40,8 @@ struct linear_job {
     uint32_t slice_n, slice_k, part_k;
     uint32_t group_n, group_rows, unit_n; /* unit_n of one group */
     uint32_t split_n;                     /* wide: units of each of them, one a slice, or 1 */
-    bool has_lowrank;
+    bool has_lowrank;                     /* adapters have tiles */
+    bool has_scales;                      /* some of them scale */
     /* Rows of x by a list: of samples or scores from `first` on; else the part's own rows. */
     bool is_gathered;
     cuda_gather_from from;

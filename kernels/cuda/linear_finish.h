@@ -1,4 +1,5 @@
-/* The end of a group: slices added, effects expanded, bias, post. By the block that arrived last.
+/* The end of a group: slices added, bias, scales, low-rank effects, post. By the block that arrived
+ * last.
  */
 #ifndef KERNELS_CUDA_LINEAR_FINISH_H
 #define KERNELS_CUDA_LINEAR_FINISH_H
@@ -6,6 +7,7 @@
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/held.h"
 #include "kernels/cuda/linear_expand.h"
+#include "kernels/cuda/linear_scale.h"
 #include "kernels/fmath.h"
 
 /* The slices' sums, slice_stride apart, added in order. */
@@ -173,10 +175,13 @@ template <class T>
 static DEV void finish_group(const linear_job &job, const linear_out &out,
                              const linear_tiles &tiles)
 {
+    finish_bias(job, out);
+    if (job.has_scales) {
+        finish_scales(job, out, tiles);
+    }
     if (tiles.n > 0) {
         finish_effects<T>(job, out, tiles);
     }
-    finish_bias(job, out);
     if (job.op.post == KERN_POST_ACT_MUL) {
         finish_act_mul<T>(job, out);
     } else if (job.op.post == KERN_POST_HEADS) {

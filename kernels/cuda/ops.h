@@ -58,7 +58,7 @@ struct cuda_ctx {
     uint32_t tile_n;              /* of attention, for one KV head: exact; prompt form only */
     uint32_t run_cap;             /* step->run_n <= run_cap: exact when eager */
     bool is_prompt;               /* prompt form: eager, rows of prompts */
-    bool has_lowrank;             /* false: the part has no tiles */
+    enum cuda_effects effects;    /* CUDA_NO_EFFECTS: the part has no tiles */
     const float *inv_freq;        /* device [rotary_n / 2] */
     uint32_t rotary_n;
     float rope_scale;
@@ -109,6 +109,9 @@ void cuda_attend_begin(const struct cuda_ctx *ctx);
 void cuda_embed(const struct cuda_ctx *ctx, const struct kern_embed *op);
 void cuda_join(const struct cuda_ctx *ctx, const struct kern_join *op);
 void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op);
+/* Scales the rows of x in place, where an effect of op's one site says so. scale.cu; what
+ * cuda_linear calls first in a part of CUDA_ALL_EFFECTS. */
+void cuda_scale_rows(const struct cuda_ctx *ctx, const struct kern_linear *op);
 void cuda_attend(const struct cuda_ctx *ctx, const struct kern_attend *op);
 /* The prompt form of cuda_attend, which calls it. attend_prompt.cu. */
 void cuda_attend_prompt(const struct cuda_ctx *ctx, const struct kern_attend *op);

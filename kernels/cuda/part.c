@@ -41,6 +41,7 @@ void cuda_plan_open(struct kern_dev *dev)
     plan->row_seq = mem_zalloc_n(n, sizeof *plan->row_seq);
     plan->row_sample = mem_zalloc_n(n, sizeof *plan->row_sample);
     plan->row_seg_n = mem_zalloc_n(n, sizeof *plan->row_seg_n);
+    plan->row_effects = mem_zalloc_n(n, sizeof *plan->row_effects);
     plan->is_seq_placed = mem_zalloc_n(n, sizeof *plan->is_seq_placed);
     plan->has_prompt = mem_zalloc_n(n, sizeof *plan->has_prompt);
     plan->seg_at = mem_zalloc_n(part_seg_row_max(dev) + 1, sizeof *plan->seg_at);
@@ -55,6 +56,7 @@ void cuda_plan_close(struct kern_dev *dev)
     mem_free(plan->slot_start);
     mem_free(plan->has_prompt);
     mem_free(plan->is_seq_placed);
+    mem_free(plan->row_effects);
     mem_free(plan->row_seg_n);
     mem_free(plan->row_sample);
     mem_free(plan->row_seq);
@@ -89,6 +91,7 @@ static void plan_index(struct kern_dev *dev)
         plan->row_seq[r] = PART_NONE;
         plan->row_sample[r] = PART_NONE;
         plan->row_seg_n[r] = 0;
+        plan->row_effects[r] = CUDA_NO_EFFECTS;
         plan->change_n[r] = 0;
     }
     for (uint32_t s = 0; s < step->seq_n; s++) {
@@ -108,8 +111,11 @@ static void plan_index(struct kern_dev *dev)
         const struct kern_seg *seg = &step->segs[i];
         ASSERT_CMP(seg->version, <, dev->args.version_max);
         ASSERT(dev->versions[seg->version]);
+        enum cuda_effects effects = seg->flags & KERN_SEG_SCALES ? CUDA_ALL_EFFECTS : CUDA_LOWRANK;
         for (uint32_t r = 0; r < seg->row_n; r++) {
-            plan->row_seg_n[step->seg_rows[seg->row_first + r].row]++;
+            uint32_t row = step->seg_rows[seg->row_first + r].row;
+            plan->row_seg_n[row]++;
+            plan->row_effects[row] = MAX(plan->row_effects[row], effects);
         }
     }
 }
@@ -147,7 +153,7 @@ static struct cuda_part plan_row(struct kern_dev *dev, uint32_t row)
     struct cuda_part one = {.row_n = 1, .seg_row_n = plan->row_seg_n[row]};
     uint32_t s = plan->row_seq[row];
     one.split_n = step->rows[row].pos / CUDA_SPLIT + 1;
-    one.has_lowrank = one.seg_row_n > 0;
+    one.effects = plan->row_effects[row];
     if (s != PART_NONE && !plan->is_seq_placed[s] && dev->pages) {
         plan->is_seq_placed[s] = true;
         plan->change_n[row] = plan_changes(dev, &step->seqs[s]);
@@ -216,7 +222,7 @@ static void plan_form(struct kern_dev *dev, int form, uint32_t *row_n)
         plan->row_index[row] = part->row_n;
         plan->order[(*row_n)++] = row;
         part->row_n++;
-        part->has_lowrank |= one.has_lowrank;
+        part->effects = MAX(part->effects, one.effects);
         part->sample_n += one.sample_n;
         part->hist_n += one.hist_n;
         part->bias_n += one.bias_n;

@@ -90,7 +90,7 @@ static void run_part(struct kern_dev *dev, uint32_t index)
     dev_copy_in(ctx->stream, (void *)(uintptr_t)ctx->step, pinned->data, bytes);
     dev_event_record(pinned->copied, ctx->stream);
     ctx->is_prompt = part->is_prompt;
-    ctx->has_lowrank = part->has_lowrank;
+    ctx->effects = part->effects;
     ctx->row_cap = part->row_n;
     ctx->sample_cap = part->sample_n;
     ctx->score_n = part->score_n;
@@ -106,7 +106,7 @@ static void run_begin_ops(struct kern_dev *dev)
     }
 }
 
-/* Buckets in order, each without and with low-rank effects. */
+/* Buckets in order, each with every kind of effects. */
 int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,
                       struct err *err)
 {
@@ -117,20 +117,21 @@ int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struc
     if (dev->is_capturing) {
         uint32_t last = dev->capture_n - 1;
         dev->is_capturing = false;
-        int rc = dev_graph_end(ctx->stream, &dev->graphs[last / 2][last % 2], err);
+        int rc = dev_graph_end(ctx->stream,
+                               &dev->graphs[last / CUDA_EFFECTS_N][last % CUDA_EFFECTS_N], err);
         if (rc) {
             return rc;
         }
     }
     uint32_t row_max = MIN(dev->args.row_max, CUDA_PART_ROWS);
     uint32_t kind = dev->capture_n;
-    if (kind / 2 > run_bucket(row_max)) {
+    if (kind / CUDA_EFFECTS_N > run_bucket(row_max)) {
         return dev_stream_sync(ctx->stream);
     }
     run_rotary(dev, model);
     ctx->is_prompt = false;
-    ctx->has_lowrank = kind % 2 == 1;
-    ctx->row_cap = MIN(run_bucket_rows(kind / 2), row_max);
+    ctx->effects = (enum cuda_effects)(kind % CUDA_EFFECTS_N);
+    ctx->row_cap = MIN(run_bucket_rows(kind / CUDA_EFFECTS_N), row_max);
     ctx->sample_cap = ctx->row_cap;
     ctx->run_cap = ctx->row_cap;
     ctx->score_n = 0;
@@ -150,8 +151,8 @@ bool cuda_next_part(struct kern_dev *dev, struct kern_part *out)
         /* a generated row may be scored only in tests; such a part is not of the usual ops */
         bool is_usual = !part->is_prompt && part->score_n == 0 && part->sample_n > 0;
         uint32_t bucket = is_usual ? run_bucket(part->row_n) : 0;
-        if (is_usual && dev->graphs[bucket][part->has_lowrank]) {
-            dev_graph_launch(dev->ctx.stream, dev->graphs[bucket][part->has_lowrank]);
+        if (is_usual && dev->graphs[bucket][part->effects]) {
+            dev_graph_launch(dev->ctx.stream, dev->graphs[bucket][part->effects]);
             continue;
         }
         run_begin_ops(dev);

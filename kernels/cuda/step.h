@@ -21,6 +21,10 @@
     64 /* pairs (row, query head of one KV head) of a prompt's tile in attention */
 #define CUDA_PART_ROWS 256 /* rows of a part of generated rows, and samples of any part */
 
+/* Effects of a part: what its launches are, beside its rows, and so what a graph is captured for.
+ */
+enum cuda_effects { CUDA_NO_EFFECTS, CUDA_LOWRANK, CUDA_ALL_EFFECTS, CUDA_EFFECTS_N };
+
 struct cuda_row {
     uint32_t token;
     uint32_t slot;

@@ -248,7 +248,8 @@ static void golden_fill_segs(struct batch *b, const struct golden_run *run)
         batch_segs(b)[b->seg_n++] = (struct batch_seg){.version = run->segs[i].version,
                                                        .order = i,
                                                        .row_first = b->seg_row_n,
-                                                       .row_n = b->row_n};
+                                                       .row_n = b->row_n,
+                                                       .flags = run->segs[i].flags};
         for (uint32_t row = 0; row < b->row_n; row++) {
             batch_seg_rows(b)[b->seg_row_n++] =
                 (struct batch_seg_row){.row = row, .weight = run->segs[i].weight};

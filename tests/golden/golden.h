@@ -28,6 +28,7 @@ struct golden_backend {
 struct golden_seg {
     uint32_t version;
     float weight;
+    uint32_t flags; /* enum batch_seg_flags */
 };
 
 struct golden_run {

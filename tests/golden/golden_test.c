@@ -29,7 +29,7 @@ static const struct golden_run runs[] = {
     {.name = "pair", .seg_n = 2, .segs = {{0, 0.7f}, {1, -0.4f}}},
     {.name = "s", .start = {2, 1}},
     {.name = "n", .start = {3, 1}},
-    {.name = "ia3", .seg_n = 1, .segs = {{4, 1}}},
+    {.name = "ia3", .seg_n = 1, .segs = {{4, 1, BATCH_SEG_SCALES}}},
     {.name = "sa", .seg_n = 1, .segs = {{0, 1}}, .start = {2, 1}},
 };
 
@@ -334,26 +334,16 @@ static void random_weights_agree(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE("llama"),
-        CASE("llama-bias"),
-        CASE("qwen2"),
-        CASE("qwen2-tied"),
-        CASE("qwen3"),
-        CASE("llama-bf16"),
-        CASE("qwen2-bf16"),
-        CASE("qwen3-bf16"),
-        CASE("llama-f16"),
-        CASE("qwen3-f16"),
-        CASE("qwen2-ia3"),
-        CASE("qwen35"),
-        CASE("qwen35-nested"),
-        CASE("qwen35-fused"),
-        CASE("falcon-h1"),
-        CASE("falcon-h1-norm"),
-        CASE("falcon-h1-gate"),
-        CASE("qwen35-bf16"),
-        CASE("falcon-h1-bf16"),
-        cmocka_unit_test(random_weights_agree),
+        CASE("llama"),          CASE("llama-bias"),
+        CASE("qwen2"),          CASE("qwen2-tied"),
+        CASE("qwen3"),          CASE("llama-bf16"),
+        CASE("qwen2-bf16"),     CASE("qwen3-bf16"),
+        CASE("llama-f16"),      CASE("qwen3-f16"),
+        CASE("qwen2-ia3"),      CASE("qwen35"),
+        CASE("qwen35-nested"),  CASE("qwen35-fused"),
+        CASE("falcon-h1"),      CASE("falcon-h1-norm"),
+        CASE("falcon-h1-gate"), CASE("qwen35-bf16"),
+        CASE("falcon-h1-bf16"), cmocka_unit_test(random_weights_agree),
     };
     backend_n = golden_backends(backends, BACKENDS_MAX);
     return cmocka_run_group_tests(tests, NULL, NULL);
