@@ -66,14 +66,14 @@ static DEV void chunk_load(const recurrent_job &job, const chunk_item &item, uin
                            uint32_t first, float *to)
 {
     uint32_t d = first + threadIdx.x % 32;
-    const float *from = job.work + (size_t)item.row * job.state.conv_n + at +
-                        item.head / job.head_share * job.key_dim + d;
+    const float *from = job.work + (size_t)item.row * job.state.conv_n;
+    uint32_t place = at + item.head / job.head_share * job.key_dim + d;
     UNROLL
     for (uint32_t r = 0; r < CHUNK_EACH; r++) {
         uint32_t row = threadIdx.x / 32 + CHUNK_WARPS * r;
         bool is_there = row < item.row_n && d < job.key_dim;
         to[row * CHUNK_PITCH + threadIdx.x % 32] =
-            is_there ? from[(size_t)row * job.state.conv_n] : 0;
+            is_there ? from[row * job.state.conv_n + place] : 0;
     }
 }
 
@@ -123,18 +123,16 @@ template <bool IS_GDN> static DEV void chunk_pairs(const chunk_shared &s, uint32
     }
 }
 
-template <bool IS_GDN>
-static DEV void chunk_reads(const chunk_shared &s, uint32_t first, uint32_t d, chunk_sums &t)
+/* What the rows of `rows` read of the state, whose keys begin at `first`. */
+static DEV void chunk_read(const chunk_shared &s, const float *rows, uint32_t first, uint32_t d,
+                           float (&sums)[CHUNK_EACH])
 {
     const float *from = s.state + (first + d) * CHUNK_STATE + threadIdx.x % 32;
     chunk_vec state = {{from[0], from[CHUNK_STATE], from[2 * CHUNK_STATE], from[3 * CHUNK_STATE]}};
     UNROLL
     for (int r = 0; r < CHUNK_EACH; r++) {
         uint32_t at = (threadIdx.x / 32 + CHUNK_WARPS * r) * CHUNK_PITCH + d;
-        t.qs[r] = chunk_dot(t.qs[r], chunk_four(s.query + at), state);
-        if (IS_GDN) {
-            t.ks[r] = chunk_dot(t.ks[r], chunk_four(s.key + at), state);
-        }
+        sums[r] = chunk_dot(sums[r], chunk_four(rows + at), state);
     }
 }
 
@@ -237,7 +235,7 @@ static DEV void chunk_out(const recurrent_job &job, const chunk_item &item, chun
         uint32_t i = threadIdx.x / 32 + CHUNK_WARPS * r;
         s.value[i * CHUNK_COLUMNS + lane] *= fmath_exp(s.sum[CHUNK_ROWS - 1] - s.sum[i]);
         if (i < item.row_n && item.is_there) {
-            float *to = work + (size_t)i * job.state.conv_n;
+            float *to = work + i * job.state.conv_n;
             *to = IS_GDN ? out[r] : out[r] + job.d[item.head] * *to;
         }
     }
@@ -289,7 +287,15 @@ static DEV void chunk_run(const recurrent_job &job, const chunk_item &item, chun
         NO_UNROLL
         for (uint32_t d = 0; d < CHUNK_SLICE; d += 4) {
             chunk_pairs<IS_GDN>(s, d, t);
-            chunk_reads<IS_GDN>(s, first, d, t);
+        }
+        NO_UNROLL /* loops apart: registers */
+            for (uint32_t d = 0; d < CHUNK_SLICE; d += 4)
+        {
+            chunk_read(s, s.query, first, d, t.qs);
+        }
+        NO_UNROLL
+        for (uint32_t d = 0; d < CHUNK_SLICE && IS_GDN; d += 4) {
+            chunk_read(s, s.key, first, d, t.ks);
         }
         __syncthreads();
     }
@@ -298,7 +304,7 @@ static DEV void chunk_run(const recurrent_job &job, const chunk_item &item, chun
     for (int r = 0; r < CHUNK_EACH; r++) {
         uint32_t i = threadIdx.x / 32 + CHUNK_WARPS * r;
         bool is_there = i < item.row_n && item.is_there;
-        float v = is_there ? work[(size_t)i * job.state.conv_n] : 0;
+        float v = is_there ? work[i * job.state.conv_n] : 0;
         v = IS_GDN ? v - fmath_exp(s.sum[i]) * t.ks[r] : v;
         s.value[i * CHUNK_COLUMNS + threadIdx.x % 32] = s.input[i] * v;
     }

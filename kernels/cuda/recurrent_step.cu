@@ -13,6 +13,9 @@
 #define STEP_COLUMNS 32 /* of gdn's state, in a tile */
 #define STEP_ROWS    8  /* of ssd's state, of a warp */
 
+/* Blocks of a multiprocessor that registers are kept for: as many as go without spills. */
+#define STEP_BLOCKS(keys) ((keys) <= 64 ? 5 : (keys) <= 128 ? 4 : 2)
+
 /* The sum over all keys of each column's parts, one of each warp. */
 static DEV float step_sum(float *parts, float part)
 {
@@ -79,7 +82,8 @@ static DEV void gdn_row(const recurrent_job &job, step_shared<KEYS> &s, uint32_t
 }
 
 template <int KEYS>
-static __global__ void __launch_bounds__(STEP_THREADS) gdn_step(recurrent_job job)
+static __global__ void __launch_bounds__(STEP_THREADS, STEP_BLOCKS(KEYS))
+    gdn_step(recurrent_job job)
 {
     constexpr int each = KEYS / STEP_WARPS;
     SHARED(step_shared<KEYS>, shared, );
@@ -169,7 +173,8 @@ static DEV void ssd_row(const recurrent_job &job, uint32_t row,
 }
 
 template <int KEYS>
-static __global__ void __launch_bounds__(STEP_THREADS) ssd_step(recurrent_job job)
+static __global__ void __launch_bounds__(STEP_THREADS, STEP_BLOCKS(KEYS))
+    ssd_step(recurrent_job job)
 {
     float state[STEP_ROWS][KEYS / 32];
     pdl_wait();
