@@ -19,6 +19,7 @@
 #include "sched/request.h"
 
 #define MODEL    TEST_ROOT "/tests/golden/qwen3"
+#define HYBRID   TEST_ROOT "/tests/golden/qwen35"
 #define REQUESTS 24
 #define GIB      (1ull << 30)
 
@@ -99,6 +100,8 @@ static const struct kern *late_start(uint32_t fail_step)
 
 /* The daemon without a server: this thread sends requests, `loop` runs jobs, `egress` listens. */
 struct house {
+    const char *dir;   /* of the model; its adapters lie below */
+    const char *names; /* of two of them, a letter each */
     struct ports ports;
     struct model model;
     struct engine_plan plan;
@@ -182,7 +185,9 @@ static void house_open_model(struct house *house, const struct kern *kern)
 {
     struct err err = {0};
     struct model *model = &house->model;
-    check(model_desc_read(MODEL, &model->desc, &err), &err);
+    char adapters[256];
+    snprintf(adapters, sizeof adapters, "%s/adapters", house->dir);
+    check(model_desc_read(house->dir, &model->desc, &err), &err);
     model->kern = kern;
     model->held = DTYPE_F32;
     struct plan_want want = {.desc = &model->desc,
@@ -194,17 +199,17 @@ static void house_open_model(struct house *house, const struct kern *kern)
                              .available = GIB};
     check(engine_plan(&want, &house->plan, &err), &err);
     check(kern->open(&house->plan.open, &model->dev, &err), &err);
-    check(model_load(model, MODEL, &err), &err);
+    check(model_load(model, house->dir, &err), &err);
     struct store_config store = {
-        .root = MODEL "/adapters", .desc = &model->desc, .kern = kern, .held = DTYPE_F32};
+        .root = adapters, .desc = &model->desc, .kern = kern, .held = DTYPE_F32};
     check(store_open(&store, &house->store, &err), &err);
 }
 
-static void house_start(struct house *house, const struct kern *kern)
+static void house_start(struct house *house, const struct kern *kern, const char *dir)
 {
     struct err err = {0};
     struct ports *ports = &house->ports;
-    *house = (struct house){0};
+    *house = (struct house){.dir = dir, .names = strcmp(dir, HYBRID) == 0 ? "as" : "ab"};
     house_open_model(house, kern);
     for (uint32_t i = 0; i < INBOX_N; i++) {
         ring_init(&ports->inbox[i], sizeof(struct msg), 64);
@@ -270,7 +275,7 @@ static void house_request(struct house *house, uint32_t i)
     }
     for (uint32_t k = 0; k < request->adapter_n; k++) {
         snprintf(request->adapters[k].name, sizeof request->adapters[k].name, "%c",
-                 (int)('a' + (i + k) % 2));
+                 house->names[(i + k) % 2]);
         request->adapters[k].weight = 1;
     }
     house_send(house, INBOX_CQ, MSG_REQUEST, request);
@@ -296,13 +301,13 @@ static void house_stop(struct house *house)
     ring_done(&house->ports.jobs);
 }
 
-static void serve(struct house *house, const struct kern *kern)
+static void serve(struct house *house, const struct kern *kern, const char *dir)
 {
     struct adapter out;
     struct adapter_op op = {
         .type = ADAPTER_OP_LOAD, .name = "b", .key = 1000, .out = &out, .out_max = 1};
     uint32_t want_n = 0;
-    house_start(house, kern);
+    house_start(house, kern, dir);
     house_send(house, INBOX_CQ, MSG_ADAPTER_OP, &op);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         house_request(house, i);
@@ -321,8 +326,8 @@ static void threads_serve(void **state)
     (void)state;
     struct house *house = mem_alloc(sizeof *house);
     struct house *ahead = mem_alloc(sizeof *ahead);
-    serve(house, &kern_ref);
-    serve(ahead, late_start(0));
+    serve(house, &kern_ref, MODEL);
+    serve(ahead, late_start(0), MODEL);
     assert_true(late.ahead_n > 10);
     assert_int_equal(ring_number_get(&house->ports.saturated), 0);
     assert_int_equal(ring_number_get(&ahead->ports.saturated), (uint64_t)late.read_n << 32);
@@ -331,10 +336,23 @@ static void threads_serve(void **state)
     mem_free(house);
 }
 
+/* With recurrent layers; adapter "s" is what sequences begin with. */
+static void threads_serve_states(void **state)
+{
+    (void)state;
+    struct house *house = mem_alloc(sizeof *house);
+    struct house *ahead = mem_alloc(sizeof *ahead);
+    serve(house, &kern_ref, HYBRID);
+    serve(ahead, late_start(0), HYBRID);
+    assert_memory_equal(ahead->told, house->told, sizeof house->told);
+    mem_free(ahead);
+    mem_free(house);
+}
+
 static void lose(const struct kern *kern)
 {
     struct house *house = mem_alloc(sizeof *house);
-    house_start(house, kern);
+    house_start(house, kern, MODEL);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         house_request(house, i);
     }
@@ -354,6 +372,16 @@ static void lost_device_ends_all(void **state)
     assert_true(late.ahead_n > 0);
 }
 
+static uint64_t line_bytes(const struct engine_plan *plan, const char *name)
+{
+    uint32_t i = 0;
+    while (strcmp(plan->lines[i].name, name) != 0) {
+        i++;
+        assert_true(i < PLAN_LINES);
+    }
+    return plan->lines[i].bytes;
+}
+
 static void plan_adds_up(void **state)
 {
     (void)state;
@@ -367,15 +395,16 @@ static void plan_adds_up(void **state)
     uint64_t sum = 0;
     for (size_t i = 0; i < PLAN_LINES; i++) {
         sum += plan.lines[i].bytes;
-        assert_true(plan.lines[i].name && plan.lines[i].bytes > 0);
+        bool is_state = strcmp(plan.lines[i].name, "recurrent states") == 0; /* it has none */
+        assert_true((plan.lines[i].bytes > 0) == !is_state);
     }
     assert_int_equal(sum, plan.total);
     assert_int_equal(plan.context_max, 512);    /* the model's */
     assert_int_equal(plan.sched.page_n, 2 * 8); /* all that two sequences can fill */
-    assert_int_equal(plan.pool_bytes, (GIB - plan.lines[0].bytes) / 8);
+    assert_int_equal(plan.pool_bytes, (GIB - line_bytes(&plan, "weights")) / 8);
     assert_true(engine_event_slots(&plan) >= 2 * plan.sched.row_max);
 
-    uint64_t page = plan.lines[1].bytes / plan.kv.page_n;
+    uint64_t page = line_bytes(&plan, "KV pages") / plan.kv.page_n;
     want.kv_bytes = 3 * page + page / 2;
     check(engine_plan(&want, &plan, &err), &err);
     assert_int_equal(plan.kv.page_n, 3);
@@ -383,6 +412,33 @@ static void plan_adds_up(void **state)
     want.context_max = 400;
     check(engine_plan(&want, &plan, &err), &err);
     assert_int_equal(plan.context_max, 400);
+    model_desc_done(&desc);
+}
+
+/* A slot for each sequence in each recurrent layer, pages for the other layers alone. */
+static void plan_counts_states(void **state)
+{
+    (void)state;
+    struct model_desc desc;
+    struct engine_plan plan;
+    struct err err = {0};
+    check(model_desc_read(HYBRID, &desc, &err), &err);
+    struct plan_want want = {
+        .desc = &desc, .kern = &kern_ref, .held = DTYPE_F32, .sequence_n = 200, .available = GIB};
+    check(engine_plan(&want, &plan, &err), &err);
+    assert_true(desc.state_layer_n > 0 && desc.kv_layer_n < desc.layer_n);
+    assert_int_equal(plan.kv.layer_n, desc.kv_layer_n);
+    assert_int_equal(plan.state.layer_n, desc.state_layer_n);
+    assert_int_equal(plan.state.slot_n, 200);
+    struct kern_state one = model_state(&desc, 1);
+    uint64_t bytes = line_bytes(&plan, "recurrent states");
+    assert_in_range(bytes, 200 * kern_state_bytes(&one),
+                    200 * kern_state_bytes(&one) + KERN_RESERVE_ALIGN);
+    assert_true(bytes > 200 * sizeof(float) * one.state_n * one.layer_n);
+    assert_int_equal(plan.pool_bytes, (GIB - line_bytes(&plan, "weights") - bytes) / 8);
+    want.available = bytes;
+    assert_int_equal(engine_plan(&want, &plan, &err), ERR_NO_MEMORY);
+    assert_non_null(strstr(err.text, " + recurrent states "));
     model_desc_done(&desc);
 }
 
@@ -458,11 +514,11 @@ static void plan_shares_a_device(void **state)
     assert_int_equal(total % KERN_RESERVE_ALIGN, 0);
     assert_true(host > 1000 && total <= want.available);
     assert_true(total > want.available / 100 * 97); /* and hardly anything lies idle */
-    uint64_t kv = plan.lines[1].bytes;
-    uint64_t pool = plan.lines[2].bytes;
+    uint64_t kv = line_bytes(&plan, "KV pages");
+    uint64_t pool = line_bytes(&plan, "adapters");
     assert_true(kv > 39 * pool / 10 && kv < 41 * pool / 10);
     /* 256 rows of logits, however many sequences */
-    assert_int_equal(plan.lines[4].bytes, 256 * desc.vocab_n * sizeof(float));
+    assert_int_equal(line_bytes(&plan, "logits"), 256 * desc.vocab_n * sizeof(float));
 
     want.kv_bytes = 150000000; /* the other gets what is left */
     check(engine_plan(&want, &plan, &err), &err);
@@ -507,12 +563,10 @@ static void keymap_keeps_what_it_has(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keymap_keeps_what_it_has),
-        cmocka_unit_test(plan_adds_up),
-        cmocka_unit_test(plan_refuses),
-        cmocka_unit_test(plan_shares_a_device),
-        cmocka_unit_test(threads_serve),
-        cmocka_unit_test(lost_device_ends_all),
+        cmocka_unit_test(keymap_keeps_what_it_has), cmocka_unit_test(plan_adds_up),
+        cmocka_unit_test(plan_counts_states),       cmocka_unit_test(plan_refuses),
+        cmocka_unit_test(plan_shares_a_device),     cmocka_unit_test(threads_serve),
+        cmocka_unit_test(threads_serve_states),     cmocka_unit_test(lost_device_ends_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
