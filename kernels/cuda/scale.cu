@@ -1,13 +1,15 @@
 /* Scale effects on a linear's inputs: a launch of its own, in steps that have such an effect only.
  * A block per row; memory-bound, a row of 16-bit x and its vectors are read once, the row written.
  */
+#include "kernels/cuda/held.h"
 #include "kernels/cuda/linear_scale.h"
 #include "kernels/cuda/ops.h"
 
 #define SCALE_THREADS 128
 
 template <class T>
-static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint32_t site)
+static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint32_t site,
+                                  unsigned *saturated)
 {
     pdl_wait();
     uint32_t row = blockIdx.x;
@@ -25,7 +27,7 @@ static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint3
                 v *= scale_factor(step, tile, scale->in_at, i, row % CUDA_PASS_ROWS);
             }
         }
-        to[i] = from_f32<T>(v);
+        to[i] = held_of<T>(saturated, v);
     }
     pdl_trigger();
 }
@@ -35,8 +37,10 @@ void cuda_scale_rows(const struct cuda_ctx *ctx, const struct kern_linear *op)
     launch_cfg cfg = {dim3(ctx->row_cap), dim3(SCALE_THREADS), 0, false, ctx->stream};
     uint32_t site = op->sites[0].site;
     if (ctx->held == DTYPE_BF16) {
-        launch(cfg, scale_rows<bf16>, ctx->step, static_cast<bf16 *>(op->x), op->k, site);
+        launch(cfg, scale_rows<bf16>, ctx->step, static_cast<bf16 *>(op->x), op->k, site,
+               static_cast<unsigned *>(nullptr));
     } else {
-        launch(cfg, scale_rows<f16>, ctx->step, static_cast<f16 *>(op->x), op->k, site);
+        launch(cfg, scale_rows<f16>, ctx->step, static_cast<f16 *>(op->x), op->k, site,
+               ctx->saturated);
     }
 }

@@ -87,7 +87,7 @@ static int run(struct world *world, uint32_t first, uint32_t row_n, uint16_t *ou
     for (uint32_t i = 0; i < row_n; i++) {
         rows[i] = (struct kern_row){.pos = i % LIMIT_KV_PAGE, .flags = KERN_ROW_PROMPT};
     }
-    op.x = (const uint16_t *)op.x + (size_t)first * K;
+    op.x = (uint16_t *)op.x + (size_t)first * K;
     step_begin(&kern_cuda, world->dev, &(struct kern_step){.rows = rows, .row_n = row_n});
     kern_cuda.linear(world->dev, &op);
     int rc = step_end(&kern_cuda, world->dev);

@@ -170,91 +170,93 @@ static void brings_in_place(void **state)
         assert_int_equal(got[0], i == 0 ? 'a' : 'b');
         assert_int_equal(got[BYTES - 1], got[0]);
     }
-    /* A step of one row at position 0 of `page`, whose key and value it writes first if is_written,
-     * in every layer. It is not read. */
-    static void attend_in(uint32_t page, bool is_written, void *const out[LAYERS])
-    {
-        const struct kern_row row = {0};
-        const struct kern_seq seq = {.row_n = 1, .page_n = 1};
-        const struct kern_step step = {
-            .rows = &row, .row_n = 1, .seqs = &seq, .seq_n = 1, .pages = &page, .rope_scale = 1};
-        uint16_t x[HIDDEN];
-        for (uint32_t i = 0; i < HIDDEN; i++) {
-            x[i] = bf16_from_f32(1);
-        }
-        const void *w = put_matrix(DTYPE_BF16, HIDDEN, HIDDEN, 1, 0);
-        float *q = put((float[HIDDEN]){0}, HIDDEN * sizeof *q);
-        struct kern_linear heads = {
-            .x = put(x, sizeof x),
-            .k = HIDDEN,
-            .site_n = 3,
-            .sites = {{.n = HIDDEN, .w = w}, {.n = HIDDEN, .w = w}, {.n = HIDDEN, .w = w}},
-            .post = KERN_POST_HEADS,
-            .heads = {.head_n = 1, .kv_head_n = 1, .head_dim = HIDDEN, .q_out = q}};
-        for (uint32_t i = 0; i < 3; i++) {
-            heads.sites[i].site = i;
-        }
-        step_begin(&kern_cuda, dev, &step);
-        for (uint32_t layer = 0; layer < LAYERS; layer++) {
-            heads.heads.kv_layer = layer;
-            if (is_written) {
-                kern_cuda.linear(dev, &heads);
-            }
-            kern_cuda.attend(dev, &(struct kern_attend){.kv_layer = layer,
-                                                        .head_n = 1,
-                                                        .kv_head_n = 1,
-                                                        .head_dim = HIDDEN,
-                                                        .scale = 1,
-                                                        .q = q,
-                                                        .out = out[layer]});
-        }
-        struct kern_part part;
-        assert_false(kern_cuda.next_part(dev, &part));
-        kern_cuda.end_step(dev, NULL, 0);
-    }
+    kern_cuda.close(dev);
+}
 
-    /* How many layers have told of rubbish; the others of what was written. */
-    static uint32_t rubbish_n(void *const out[LAYERS])
-    {
-        uint32_t n = 0;
-        assert_int_equal(kern_cuda.read_step(dev, NULL, true), 0);
-        for (uint32_t layer = 0; layer < LAYERS; layer++) {
-            uint16_t values[HIDDEN];
-            kern_cuda.get(dev, values, out[layer], sizeof values);
-            float value = bf16_to_f32(values[HIDDEN - 1]);
-            assert_true(value == HIDDEN || value != value);
-            n += value != value;
+/* A step of one row at position 0 of `page`, whose key and value it writes first if is_written,
+ * in every layer. It is not read. */
+static void attend_in(uint32_t page, bool is_written, void *const out[LAYERS])
+{
+    const struct kern_row row = {0};
+    const struct kern_seq seq = {.row_n = 1, .page_n = 1};
+    const struct kern_step step = {
+        .rows = &row, .row_n = 1, .seqs = &seq, .seq_n = 1, .pages = &page, .rope_scale = 1};
+    uint16_t x[HIDDEN];
+    for (uint32_t i = 0; i < HIDDEN; i++) {
+        x[i] = bf16_from_f32(1);
+    }
+    const void *w = put_matrix(DTYPE_BF16, HIDDEN, HIDDEN, 1, 0);
+    float *q = put((float[HIDDEN]){0}, HIDDEN * sizeof *q);
+    struct kern_linear heads = {
+        .x = put(x, sizeof x),
+        .k = HIDDEN,
+        .site_n = 3,
+        .sites = {{.n = HIDDEN, .w = w}, {.n = HIDDEN, .w = w}, {.n = HIDDEN, .w = w}},
+        .post = KERN_POST_HEADS,
+        .heads = {.head_n = 1, .kv_head_n = 1, .head_dim = HIDDEN, .q_out = q}};
+    for (uint32_t i = 0; i < 3; i++) {
+        heads.sites[i].site = i;
+    }
+    step_begin(&kern_cuda, dev, &step);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        heads.heads.kv_layer = layer;
+        if (is_written) {
+            kern_cuda.linear(dev, &heads);
         }
-        return n;
+        kern_cuda.attend(dev, &(struct kern_attend){.kv_layer = layer,
+                                                    .head_n = 1,
+                                                    .kv_head_n = 1,
+                                                    .head_dim = HIDDEN,
+                                                    .scale = 1,
+                                                    .q = q,
+                                                    .out = out[layer]});
     }
+    struct kern_part part;
+    assert_false(kern_cuda.next_part(dev, &part));
+    kern_cuda.end_step(dev, NULL, 0);
+}
 
-    static void shows_who_reads_a_discarded_page(void **state)
-    {
-        (void)state;
-        open_device(DTYPE_BF16);
-        void *const out[LAYERS] = {take(HIDDEN * sizeof(uint16_t)),
-                                   take(HIDDEN * sizeof(uint16_t))};
-        attend_in(1, true, out);
-        assert_int_equal(rubbish_n(out), 0);
-        kern_cuda.kv_discard(dev, 0);
-        kern_cuda.kv_discard(dev, 2);
-        attend_in(1, false, out);
-        assert_int_equal(rubbish_n(out), 0);
-        attend_in(1, false, out);
-        kern_cuda.kv_discard(dev, 1); /* too early: the step has not run */
-        assert_int_equal(rubbish_n(out), LAYERS);
-        attend_in(1, true, out); /* and somebody else's page it may be */
-        assert_int_equal(rubbish_n(out), 0);
-        kern_cuda.close(dev);
+/* How many layers have told of rubbish; the others of what was written. */
+static uint32_t rubbish_n(void *const out[LAYERS])
+{
+    uint32_t n = 0;
+    assert_int_equal(kern_cuda.read_step(dev, NULL, true), 0);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        uint16_t values[HIDDEN];
+        kern_cuda.get(dev, values, out[layer], sizeof values);
+        float value = bf16_to_f32(values[HIDDEN - 1]);
+        assert_true(value == HIDDEN || value != value);
+        n += value != value;
     }
+    return n;
+}
 
-    int main(void)
-    {
-        const struct CMUnitTest tests[] = {
-            cmocka_unit_test(replays_what_was_captured),
-            cmocka_unit_test(counts_what_saturates),
-            cmocka_unit_test(brings_in_place),
-            cmocka_unit_test(shows_who_reads_a_discarded_page),
-        };
-        return cmocka_run_group_tests(tests, NULL, NULL);
-    }
+static void shows_who_reads_a_discarded_page(void **state)
+{
+    (void)state;
+    open_device(DTYPE_BF16);
+    void *const out[LAYERS] = {take(HIDDEN * sizeof(uint16_t)), take(HIDDEN * sizeof(uint16_t))};
+    attend_in(1, true, out);
+    assert_int_equal(rubbish_n(out), 0);
+    kern_cuda.kv_discard(dev, 0);
+    kern_cuda.kv_discard(dev, 2);
+    attend_in(1, false, out);
+    assert_int_equal(rubbish_n(out), 0);
+    attend_in(1, false, out);
+    kern_cuda.kv_discard(dev, 1); /* too early: the step has not run */
+    assert_int_equal(rubbish_n(out), LAYERS);
+    attend_in(1, true, out); /* and somebody else's page it may be */
+    assert_int_equal(rubbish_n(out), 0);
+    kern_cuda.close(dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(replays_what_was_captured),
+        cmocka_unit_test(counts_what_saturates),
+        cmocka_unit_test(brings_in_place),
+        cmocka_unit_test(shows_who_reads_a_discarded_page),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
