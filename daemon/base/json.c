@@ -8,10 +8,50 @@
 #include "base/file.h"
 #include "base/mem.h"
 
+#define JSON_INFINITY   "Infinity"
+#define JSON_INFINITY_N (sizeof JSON_INFINITY - 1)
+
+/* A copy of the text in which each Infinity outside of strings is in quotes; NULL when there is
+ * none. mem_free frees it. */
+static char *json_quote_infinity(const char *data, size_t n, size_t *out_n)
+{
+    char *copy = NULL;
+    size_t copy_n = 0;
+    size_t done = 0; /* bytes of data in the copy */
+    bool is_string = false;
+    if (n < JSON_INFINITY_N || !memmem(data, n, JSON_INFINITY, JSON_INFINITY_N)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (data[i] == '"') {
+            is_string = !is_string;
+        } else if (is_string && data[i] == '\\') {
+            i++;
+        } else if (!is_string && n - i >= JSON_INFINITY_N &&
+                   memcmp(data + i, JSON_INFINITY, JSON_INFINITY_N) == 0) {
+            copy = copy ? copy : mem_alloc(n + n / JSON_INFINITY_N * 2 + 2);
+            memcpy(copy + copy_n, data + done, i - done);
+            copy_n += i - done;
+            memcpy(copy + copy_n, "\"" JSON_INFINITY "\"", JSON_INFINITY_N + 2);
+            copy_n += JSON_INFINITY_N + 2;
+            done = i + JSON_INFINITY_N;
+            i = done - 1;
+        }
+    }
+    if (copy) {
+        memcpy(copy + copy_n, data + done, n - done);
+        *out_n = copy_n + n - done;
+    }
+    return copy;
+}
+
 int json_parse(const char *label, const void *data, size_t n, json_t **out, struct err *err)
 {
     json_error_t je;
-    json_t *value = json_loadb(data, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    char *quoted = json_quote_infinity(data, n, &n);
+    json_t *value =
+        json_loadb(quoted ? quoted : data, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+    mem_free(quoted);
     if (!value) {
         return err_set(err, ERR_BAD_FILE, "%s: line %d: not valid JSON: %s", label, je.line,
                        je.text);

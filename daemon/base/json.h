@@ -13,7 +13,7 @@
 /* Reads and parses a regular file of at most bytes_max. The caller json_decref()s *out. */
 int json_read_file(const char *path, size_t bytes_max, json_t **out, struct err *err);
 
-/* Parses n bytes. */
+/* Parses n bytes. Infinity, which JSON does not have but Python writes, is read as that text. */
 int json_parse(const char *label, const void *data, size_t n, json_t **out, struct err *err);
 
 /* Typed members of an object. A missing key or null gives `missing`/leaves *out untouched (get) or

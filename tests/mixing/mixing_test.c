@@ -69,6 +69,8 @@ struct tally {
     uint64_t token_n;
     uint64_t wait_n;  /* requests that waited for adapters */
     uint64_t ahead_n; /* steps read while another ran */
+    uint64_t state_n; /* requests that began with a state */
+    uint64_t scale_n; /* ... or had scale effects */
 };
 
 static uint32_t pick(struct crowd *crowd, uint32_t n)
@@ -194,6 +196,18 @@ static void crowd_disturb(struct crowd *crowd, struct rig *rig, uint32_t turn)
     }
 }
 
+/* Whether the member has an adapter of the kind that a<first> and a<first + 5> are of. */
+static bool member_has(const struct member *member, uint32_t first)
+{
+    for (uint32_t i = 0; i < member->request.adapter_n; i++) {
+        const struct request_adapter *adapter = &member->request.adapters[i];
+        if (adapter->weight != 0 && (uint32_t)(adapter->name[1] - '0') % 5 == first) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void crowd_run(struct crowd *crowd, struct rig *rig, struct tally *tally)
 {
     uint32_t slot_n = 2 + pick(crowd, RIG_SLOTS - 1);
@@ -220,6 +234,8 @@ static void crowd_run(struct crowd *crowd, struct rig *rig, struct tally *tally)
     for (uint32_t i = 0; i < crowd->member_n; i++) {
         tally->preempt_n += crowd->members[i].request.stats.preempt_n;
         tally->wait_n += crowd->members[i].request.stats.adapter_load_ns > 0;
+        tally->state_n += member_has(&crowd->members[i], 2);
+        tally->scale_n += member_has(&crowd->members[i], 4);
     }
     tally->mixed_n += rig->mixed_n;
     tally->ahead_n += rig->ahead_n;
@@ -329,23 +345,26 @@ static uint32_t path_crowds(const struct rig_path *path)
         return 200;
     }
     if ((path->is_stand_in || path->is_16_bit) && is_sanitized) {
-        return 2;
+        return 4;
     }
     return path->is_stand_in || path->is_16_bit || is_sanitized ? 20 : 200;
 }
 
-/* Half of a path's crowds hold bf16, half f32, or f16 where there is no f32. */
+/* Half of a path's crowds hold bf16, half f32, or f16 where there is no f32; half are of one
+ * family, half of the other. */
 static void path_is_invariant(const struct rig_path *path)
 {
-    struct files files;
     struct tally tally = {0};
     uint32_t crowd_n = path_crowds(path);
     int64_t start_ns = clock_now_ns();
-    files_open(&files);
-    enum dtype other = path->is_16_bit ? DTYPE_F16 : DTYPE_F32;
-    bool is_there = path_run(&files, path, other, crowd_n / 2, &tally) &&
-                    path_run(&files, path, DTYPE_BF16, crowd_n / 2, &tally);
-    files_close(&files);
+    const enum dtype types[] = {DTYPE_BF16, path->is_16_bit ? DTYPE_F16 : DTYPE_F32};
+    bool is_there = true;
+    for (uint32_t i = 0; i < 2 * FILES_FAMILIES && is_there; i++) {
+        struct files files;
+        files_open(&files, (enum files_family)(i / 2));
+        is_there = path_run(&files, path, types[i % 2], crowd_n / 4, &tally);
+        files_close(&files);
+    }
     if (!is_there) {
         print_message("%s: not on this machine\n", path->name);
         /* Only an instruction set or a GPU may be missing, never plain C or an emulation. */
@@ -353,16 +372,18 @@ static void path_is_invariant(const struct rig_path *path)
         skip();
     }
     print_message("%s: %u crowds, %llu tokens, %llu mixed steps, %llu preemptions, %llu waits for "
-                  "adapters, %lld ms\n",
+                  "adapters, %llu states, %llu scales, %lld ms\n",
                   path->name, crowd_n, (unsigned long long)tally.token_n,
                   (unsigned long long)tally.mixed_n, (unsigned long long)tally.preempt_n,
-                  (unsigned long long)tally.wait_n,
+                  (unsigned long long)tally.wait_n, (unsigned long long)tally.state_n,
+                  (unsigned long long)tally.scale_n,
                   (long long)((clock_now_ns() - start_ns) / CLOCK_NS_PER_MS));
     assert_true(path->kern->step_ahead == 0 || crowd_n < 20 || tally.ahead_n > crowd_n);
     /* when a copy to a device arrives is not the rig's to say: other members meet, and wait, then
      */
     uint32_t preempt_every = path->kern->is_device ? 10 : 2;
     /* a handful of crowds need not have met everything */
+    assert_true(crowd_n < 20 || (tally.state_n > crowd_n / 2 && tally.scale_n > crowd_n / 2));
     assert_true(crowd_n < 20 || (tally.mixed_n > 5 * crowd_n && tally.wait_n > crowd_n &&
                                  tally.preempt_n > crowd_n / preempt_every));
 }

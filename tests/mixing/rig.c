@@ -93,6 +93,11 @@ bool rig_open(struct rig *rig, const struct files *files, const struct rig_path 
         return false;
     }
     check(model->kern->kv_open(model->dev, &kv, &err), &err);
+    struct kern_state state = model_state(&model->desc, RIG_SLOTS);
+    float *states = NULL;
+    if (state.layer_n > 0) {
+        check(model->kern->state_open(model->dev, &state, &states, &err), &err);
+    }
     check(model_load(model, files->model, &err), &err);
     assert_true(prompt_form_is_asked(model->kern, model->dev));
     check(walk_init(&rig->walk, model, RIG_ROWS, RIG_SLOTS, RIG_ROWS, &err), &err);

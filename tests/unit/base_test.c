@@ -203,6 +203,13 @@ static void test_json_is_strict(void **state)
     assert_int_equal(json_get_int("f.json", v, "d", 0, 10, &n, &err), ERR_BAD_FILE);
     assert_string_equal(err.text, "f.json: \"d\" is -3, it must lie in 0 to 10");
     json_decref(v);
+    static const char bare[] = "{\"a\":[Infinity,1],\"b \\\" Infinity\":Infinity}";
+    const char *word = NULL;
+    assert_int_equal(json_parse("f.json", bare, sizeof bare - 1, &v, &err), 0);
+    assert_int_equal(json_get_str("f.json", v, "b \" Infinity", &word, &err), 0);
+    assert_string_equal(word, "Infinity");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(v, "a"), 0)), "Infinity");
+    json_decref(v);
     assert_int_equal(json_parse("f.json", "{\"a\":1,\"a\":2}", 13, &v, &err), ERR_BAD_FILE);
     assert_non_null(strstr(err.text, "duplicate"));
 }

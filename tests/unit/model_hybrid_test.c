@@ -344,6 +344,7 @@ static const struct variant falcon_variants[] = {
     {"", "\"x\":null", NULL, 0},
     {"", "\"time_step_limit\":[0.0,{\"__float__\":\"Infinity\"}]", NULL, 0},
     {"", "\"time_step_limit\":[0,\"Infinity\"]", NULL, 0},
+    {"", "\"time_step_limit\":[0.0,Infinity]", NULL, 0}, /* as Python writes it */
     {"", "\"time_step_limit\":[0,1e38]", NULL, 0},
     {"mamba_d_head", "\"mamba_d_head\":\"auto\"", NULL, 0},
     {"", "\"attention_bias\":true,\"mlp_bias\":true,\"mamba_conv_bias\":false", NULL, 0},
