@@ -24,8 +24,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/dtype.h"
-
 #define EFFECT_BLOCK_MAGIC   0x54464147u /* "GAFT" */
 #define EFFECT_BLOCK_VERSION 2u
 #define EFFECT_ALIGN         64 /* of factors within a block, and of blocks in the pool */
@@ -61,7 +59,7 @@ static inline const struct effect_lowrank *effect_lowrank_at(const void *block, 
 }
 
 /* NULL for a block without scales. */
-BOTH_INLINE const struct effect_scale *effect_scale_at(const void *block, uint32_t site)
+static inline const struct effect_scale *effect_scale_at(const void *block, uint32_t site)
 {
     const struct effect_block *b = (const struct effect_block *)block;
     const char *first = (const char *)block + b->scale_at;

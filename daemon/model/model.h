@@ -21,7 +21,6 @@ struct family;
 struct kern;
 struct kern_dev;
 struct kern_open;
-
 /* The places of a layer where a linear may stand; layer_desc.site tells which of them it has. */
 enum site_place {
     SITE_Q,
@@ -95,13 +94,12 @@ struct model_desc {
     uint32_t head_n, kv_head_n, head_dim;
     uint32_t context_max; /* max_position_embeddings */
     float norm_eps;
-    bool has_qkv_bias, has_o_bias, has_mlp_bias;
-    bool has_qk_norm;
+    bool has_qkv_bias, has_o_bias, has_mlp_bias, has_qk_norm;
     bool has_attention_gate; /* the q site holds each head's query, then its gate */
     struct gdn_desc gdn;     /* where a layer is MIXER_GDN */
     struct ssd_desc ssd;     /* where a layer is MIXER_ATTENTION_SSD */
     bool is_tied;            /* the head is the embedding */
-    bool is_tie_broken; /* config.json ties them, the files hold another head: that one counts */
+    bool is_tie_broken;      /* config.json ties them, but the files hold another head */
     float embed_multiplier, head_multiplier; /* of embeddings and of logits */
     /* Of what a mixer or the feed-forward adds to the residual, and of the gate before silu. */
     float attention_multiplier, ssd_multiplier, mlp_multiplier, gate_multiplier;
@@ -120,17 +118,16 @@ struct model_desc {
 struct model_generation {
     bool is_greedy; /* do_sample false */
     float temperature, top_p, min_p, repetition_penalty;
-    uint32_t top_k;
+    uint32_t top_k, eos_n;
     uint32_t eos_tokens[LIMIT_EOS_TOKENS];
-    uint32_t eos_n;
     uint32_t bos_token; /* UINT32_MAX = none */
 };
 
 /* Reads config.json and fills desc (free with model_desc_done; on failure there is nothing to
  * free). checkpoint_dtype and is_tied are settled by the tensor files when they are readable (a
  * config may be silent or wrong about them; model_load reports unreadable ones): a head that is
- * stored and differs from the embedding counts, as in transformers. Errors name
- * file, key, value. model_desc_parse reads config.json from memory alone. */
+ * stored and differs from the embedding counts, as in transformers. Errors name file, key, value.
+ * model_desc_parse reads config.json from memory alone. */
 int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
                      struct err *err);

@@ -22,10 +22,7 @@ static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint3
         float v = to_f32(to[i]);
         for (uint32_t t = step->tile_first[pass]; t < step->tile_first[pass + 1]; t++) {
             const cuda_tile &tile = step->tiles[t];
-            const effect_scale *scale = effect_scale_at(tile.block, site);
-            if (scale) {
-                v *= scale_factor(step, tile, scale->in_at, i, row % CUDA_PASS_ROWS);
-            }
+            v *= scale_factor(step, tile, scale_of(tile, site).in_at, i, row % CUDA_PASS_ROWS);
         }
         to[i] = held_of<T>(saturated, v);
     }

@@ -223,7 +223,7 @@ static void crowd_run(struct crowd *crowd, struct rig *rig, struct tally *tally)
     for (uint32_t i = 0; i < crowd->member_n; i++) {
         make_member(crowd, i);
     }
-    rig_core_start(rig, &sched, 500000);
+    rig_core_start(rig, &sched, 640000);
     while (crowd->ended_n < crowd->member_n) {
         crowd_disturb(crowd, rig, turn);
         rig_turn(rig);
