@@ -91,6 +91,7 @@ static void cpu_close(struct kern_dev *dev)
     mem_pages_free(dev->workspace, dev->workspace_bytes);
     mem_pages_free(dev->scratch_memory, dev->scratch_bytes);
     mem_pages_free(dev->kv_memory, dev->kv_memory_bytes);
+    mem_pages_free(dev->state_memory, dev->state_memory_bytes);
     while (dev->blocks) {
         struct cpu_block *block = dev->blocks;
         dev->blocks = block->older;
@@ -230,6 +231,24 @@ static int cpu_kv_open(struct kern_dev *dev, const struct kern_kv *kv, struct er
     return 0;
 }
 
+/* The ops' scratch is that of others: rows of acc, a member's of attention. */
+static int cpu_state_open(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                          struct err *err)
+{
+    void *memory;
+    ASSERT(!dev->state_memory);
+    size_t bytes = kern_state_bytes(state);
+    int rc = mem_pages_alloc(bytes, &memory, err);
+    if (rc != 0) {
+        return rc;
+    }
+    dev->state = *state;
+    dev->state_memory = memory;
+    dev->state_memory_bytes = bytes;
+    *out_dev = dev->state_memory;
+    return 0;
+}
+
 static size_t cpu_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
 {
     return layout_bytes(held, n, k);
@@ -320,6 +339,7 @@ const struct kern kern_cpu = {
     .kv_discard = kern_kv_discard_nothing,
     .kv_open = cpu_kv_open,
     .kv_bytes = cpu_kv_bytes,
+    .state_open = cpu_state_open,
     .workspace_bytes = cpu_workspace_bytes,
     .weight_bytes = cpu_weight_bytes,
     .weight_pack = cpu_weight_pack,
@@ -338,6 +358,8 @@ const struct kern kern_cpu = {
     .join = cpu_join,
     .linear = cpu_linear,
     .attend = cpu_attend,
+    .gdn = cpu_gdn,
+    .ssd = cpu_ssd,
     .head = cpu_head,
     .sample = cpu_sample,
     .score = cpu_score,

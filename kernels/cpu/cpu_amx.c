@@ -245,17 +245,19 @@ static void amx_pack(const struct cpu_pack *pack, uint32_t block)
 
 static const struct cpu_mm amx_mm = {AMX_ROWS, amx_x_bytes, amx_pack, amx_run};
 
-#define AMX_PATH(mm, row_table)                                                                    \
+#define AMX_PATH(mm, row_table, recurrent_table)                                                   \
     {                                                                                              \
         .isa = KERN_ISA_AMX, .held = {[DTYPE_F32] = &(mm)[2], [DTYPE_BF16] = &amx_mm},             \
         .exact = {[DTYPE_F32] = &(mm)[2], [DTYPE_BF16] = &(mm)[1]}, .rows = &(row_table),          \
+        .recurrent = &(recurrent_table),                                                           \
     }
 
 #if !defined(CPU_STAND_IN)
-const struct cpu_path cpu_path_amx = AMX_PATH(cpu_mm_avx512, cpu_rows_avx512);
+const struct cpu_path cpu_path_amx = AMX_PATH(cpu_mm_avx512, cpu_rows_avx512, cpu_recurrent_avx512);
 #elif defined(CPU_FUSED)
 const struct cpu_path cpu_path_amx_stand_in_fused =
-    AMX_PATH(cpu_mm_portable_fused, cpu_rows_portable_fused);
+    AMX_PATH(cpu_mm_portable_fused, cpu_rows_portable_fused, cpu_recurrent_portable_fused);
 #else
-const struct cpu_path cpu_path_amx_stand_in = AMX_PATH(cpu_mm_portable, cpu_rows_portable);
+const struct cpu_path cpu_path_amx_stand_in =
+    AMX_PATH(cpu_mm_portable, cpu_rows_portable, cpu_recurrent_portable);
 #endif

@@ -150,17 +150,20 @@ static void dp_pack(const struct cpu_pack *pack, uint32_t block)
 
 static const struct cpu_mm dp_mm = {DP_ROWS, dp_x_bytes, dp_pack, dp_run};
 
-#define DP_PATH(mm, row_table)                                                                     \
+#define DP_PATH(mm, row_table, recurrent_table)                                                    \
     {                                                                                              \
         .isa = KERN_ISA_AVX512BF16, .held = {[DTYPE_F32] = &(mm)[2], [DTYPE_BF16] = &dp_mm},       \
         .exact = {[DTYPE_F32] = &(mm)[2], [DTYPE_BF16] = &(mm)[1]}, .rows = &(row_table),          \
+        .recurrent = &(recurrent_table),                                                           \
     }
 
 #if !defined(CPU_STAND_IN)
-const struct cpu_path cpu_path_avx512bf16 = DP_PATH(cpu_mm_avx512, cpu_rows_avx512);
+const struct cpu_path cpu_path_avx512bf16 =
+    DP_PATH(cpu_mm_avx512, cpu_rows_avx512, cpu_recurrent_avx512);
 #elif defined(CPU_FUSED)
 const struct cpu_path cpu_path_avx512bf16_stand_in_fused =
-    DP_PATH(cpu_mm_portable_fused, cpu_rows_portable_fused);
+    DP_PATH(cpu_mm_portable_fused, cpu_rows_portable_fused, cpu_recurrent_portable_fused);
 #else
-const struct cpu_path cpu_path_avx512bf16_stand_in = DP_PATH(cpu_mm_portable, cpu_rows_portable);
+const struct cpu_path cpu_path_avx512bf16_stand_in =
+    DP_PATH(cpu_mm_portable, cpu_rows_portable, cpu_recurrent_portable);
 #endif

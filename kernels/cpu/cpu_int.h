@@ -90,6 +90,10 @@ struct kern_dev {
     char *kv_memory;
     size_t kv_memory_bytes;
 
+    struct kern_state state;
+    float *state_memory;
+    size_t state_memory_bytes;
+
     struct cpu_block *blocks; /* what reserve handed out */
 };
 
@@ -141,7 +145,7 @@ char *cpu_kv_v(const struct kern_dev *dev, uint32_t layer, uint32_t page, uint32
 void cpu_kv_write(struct kern_dev *dev, const struct kern_heads *heads, uint32_t row,
                   const float *k, const float *v);
 
-/* Ops: step.c, embed.c, linear.c, attend.c, head.c. */
+/* Ops: step.c, embed.c, linear.c, attend.c, recurrent.c, head.c. */
 void cpu_begin_step(struct kern_dev *dev, const struct kern_step *step);
 bool cpu_next_part(struct kern_dev *dev, struct kern_part *out);
 void cpu_end_step(struct kern_dev *dev, const struct kern_token *results, uint32_t result_n);
@@ -150,6 +154,8 @@ void cpu_embed(struct kern_dev *dev, const struct kern_embed *op);
 void cpu_join(struct kern_dev *dev, const struct kern_join *op);
 void cpu_linear(struct kern_dev *dev, const struct kern_linear *op);
 void cpu_attend(struct kern_dev *dev, const struct kern_attend *op);
+void cpu_gdn(struct kern_dev *dev, const struct kern_gdn *op);
+void cpu_ssd(struct kern_dev *dev, const struct kern_ssd *op);
 void cpu_head(struct kern_dev *dev, const struct kern_head *op);
 void cpu_sample(struct kern_dev *dev, const struct kern_sample *op);
 void cpu_score(struct kern_dev *dev, const struct kern_score *op);

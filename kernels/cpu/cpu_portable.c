@@ -4,6 +4,7 @@
  * instructions, where fmaf is one; the bits are equal. */
 #include "kernels/cpu/path.h"
 #include "kernels/cpu/path_gemm.h"
+#include "kernels/cpu/path_recurrent.h"
 #include "kernels/cpu/path_rows.h"
 
 #ifdef CPU_FUSED
@@ -14,6 +15,7 @@
 
 const struct cpu_mm PORTABLE(cpu_mm_portable)[3] = GEMM_TABLE;
 const struct cpu_rows PORTABLE(cpu_rows_portable) = ROWS_TABLE;
+const struct cpu_recurrent PORTABLE(cpu_recurrent_portable) = RECURRENT_TABLE;
 
 const struct cpu_path PORTABLE(cpu_path_portable) = {
     .isa = KERN_ISA_PORTABLE,
@@ -22,4 +24,5 @@ const struct cpu_path PORTABLE(cpu_path_portable) = {
     .exact =
         {[DTYPE_F32] = &PORTABLE(cpu_mm_portable)[2], [DTYPE_BF16] = &PORTABLE(cpu_mm_portable)[1]},
     .rows = &PORTABLE(cpu_rows_portable),
+    .recurrent = &PORTABLE(cpu_recurrent_portable),
 };

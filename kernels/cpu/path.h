@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/dtype.h"
+#include "kernels/cpu/recurrent.h"
 #include "kernels/kern.h"
 
 /* Rows on their way into the form of a product. */
@@ -90,6 +91,7 @@ struct cpu_path {
     const struct cpu_mm *held[DTYPE_N];  /* x of the held type */
     const struct cpu_mm *exact[DTYPE_N]; /* x in fp32, matrix of the held type */
     const struct cpu_rows *rows;
+    const struct cpu_recurrent *recurrent;
 };
 
 /* First row of block b when row_n rows are cut into blocks of nearly equal height. */

@@ -7,45 +7,10 @@
 
 #include <float.h>
 #include <math.h>
-#include <string.h>
 
 #include "kernels/cpu/path.h"
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_rows.h"
 #include "kernels/fmath.h"
-
-static ALWAYS_INLINE struct vec rows_load(const float *p, uint32_t n)
-{
-    return n >= VEC_N ? vec_load(p) : vec_load_n(p, n);
-}
-
-static ALWAYS_INLINE void rows_store(float *p, struct vec a, uint32_t n)
-{
-    if (n >= VEC_N) {
-        vec_store(p, a);
-    } else {
-        vec_store_n(p, a, n);
-    }
-}
-
-/* Stores elements [i, min(i + 16, n)) of a row of the held type. */
-static ALWAYS_INLINE void rows_store_held(enum dtype held, void *row, uint32_t i, struct vec a,
-                                          uint32_t n)
-{
-    uint16_t tail[VEC_N];
-    if (held == DTYPE_F32) {
-        rows_store((float *)row + i, a, n - i);
-    } else if (n - i >= VEC_N) {
-        vec_store_bf16((uint16_t *)row + i, a);
-    } else {
-        vec_store_bf16(tail, a);
-        memcpy((uint16_t *)row + i, tail, (n - i) * sizeof tail[0]);
-    }
-}
-
-static inline float rows_inverse_rms(struct vec squares, uint32_t n, float eps)
-{
-    return 1.0f / sqrtf(vec_sum(squares) / (float)n + eps);
-}
 
 static inline void rows_join(enum dtype held, const struct cpu_join_row *row)
 {
@@ -69,12 +34,6 @@ static inline void rows_join(enum dtype held, const struct cpu_join_row *row)
         h = vec_mul(h, rows_load(row->gain + i, row->n - i));
         rows_store_held(held, row->x, i, h, row->n);
     }
-}
-
-static ALWAYS_INLINE struct vec rows_silu(struct vec g)
-{
-    struct vec e = vec_exp(vec_sub(vec_set1(0.0f), g));
-    return vec_div(g, vec_add(vec_set1(1.0f), e));
 }
 
 static inline void rows_act_mul(enum dtype held, const float *gate, float factor, const float *up,

@@ -18,6 +18,9 @@ struct parity_case {
     struct world world;
     const void *args;
     bool has_free_rows; /* a row needs no other row: pieces are single rows, else sequences */
+    bool is_cut_lawful; /* never cut a prompt but at multiples of LIMIT_PROMPT_CUT */
+    /* Whether a backend has the op; NULL = every one has. */
+    bool (*is_present)(const struct kern *kern);
     /* Once per device, before the first run: weights, versions, KV. May be NULL. */
     void (*prepare)(struct rig *rig, const struct parity_case *c);
     /* Runs the op on a view and leaves outputs with one row per row of the view. */
@@ -53,6 +56,8 @@ void parity_linear(void);
 void parity_join(void);
 void parity_heads(void);
 void parity_attend(void);
+void parity_gdn(void);
+void parity_ssd(void);
 void parity_embed(void);
 void parity_head(void);
 void parity_sample(void);

@@ -170,10 +170,17 @@ void rig_out_tokens(struct rig *rig, const struct kern_token *dev, uint32_t n,
     }
 }
 
+void rig_out_some(struct rig *rig, const struct rig_out *out)
+{
+    ASSERT_CMP(rig->out_n, <, RIG_OUTS);
+    rig->outs[rig->out_n++] = *out;
+}
+
 void rig_flip_rows(struct rig *rig)
 {
     for (uint32_t i = 0; i < rig->out_n; i++) {
         struct rig_out *out = &rig->outs[i];
+        ASSERT(!out->at);
         for (uint32_t row = 0; row < out->row_n / 2; row++) {
             float *a = out->values + (size_t)row * out->col_n;
             float *b = out->values + (size_t)(out->row_n - 1 - row) * out->col_n;
@@ -234,11 +241,18 @@ struct rig_compare {
     enum dtype rounded;
 };
 
+/* The values of a row, or NULL where it has none. */
+static const float *rig_row(const struct rig_out *out, uint32_t row)
+{
+    uint32_t at = out->at ? out->at[row] : row;
+    return at == UINT32_MAX ? NULL : out->values + (size_t)at * out->col_n;
+}
+
 /* Adds the number of elements that differ at all to *io_differ_n. */
 static bool rig_row_matches(const struct rig_out *a, uint32_t row, const float *b,
                             const struct rig_compare *how, size_t *io_differ_n)
 {
-    const float *values = a->values + (size_t)row * a->col_n;
+    const float *values = rig_row(a, row);
     float largest = 0;
     for (uint32_t i = 0; i < a->col_n; i++) {
         largest = isfinite(values[i]) ? fmaxf(largest, fabsf(values[i])) : largest;
@@ -268,8 +282,9 @@ bool rig_outs_match(const struct rig *a, uint32_t first, const struct rig *b, bo
         size_t differ_max = 8 + (size_t)y->row_n * y->col_n / 16;
         ASSERT_CMP(first + y->row_n, <=, x->row_n);
         for (uint32_t row = 0; row < y->row_n; row++) {
-            const float *values = y->values + (size_t)row * y->col_n;
-            if (!rig_row_matches(x, first + row, values, &how, &differ_n)) {
+            const float *values = rig_row(y, row);
+            ASSERT(!values == !rig_row(x, first + row));
+            if (values && !rig_row_matches(x, first + row, values, &how, &differ_n)) {
                 return false;
             }
         }

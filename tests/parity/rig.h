@@ -41,7 +41,8 @@ struct rig_out {
     const char *name;
     uint32_t row_n;
     uint32_t col_n;
-    float *values; /* [row_n, col_n] */
+    float *values;      /* [row_n, col_n] */
+    const uint32_t *at; /* of rig_out_some */
     struct rig_bound bound;
     enum dtype rounded; /* what it was rounded to; DTYPE_F32: not at all */
 };
@@ -77,6 +78,10 @@ void rig_out_held(struct rig *rig, const char *name, const void *dev, const uint
                   struct rig_bound bound);
 void rig_out_tokens(struct rig *rig, const struct kern_token *dev, uint32_t n,
                     struct rig_bound bound);
+
+/* An output that only some of the row_n rows have: row i's is at[i] of values, or it has none
+ * (UINT32_MAX). Both arrays live as long as the rig. */
+void rig_out_some(struct rig *rig, const struct rig_out *out);
 
 /* Turns the rows of all outputs round: samples and scores stand in reverse order of their rows. */
 void rig_flip_rows(struct rig *rig);

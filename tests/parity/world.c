@@ -112,12 +112,30 @@ static void world_view_segs(const struct world *world, struct arena *arena, stru
     view->step.seg_rows = rows;
 }
 
+/* Beginnings of the sequences that have their position 0 in the view. */
+static void world_view_starts(const struct world *world, struct arena *arena,
+                              struct world_view *view)
+{
+    struct kern_step *step = &view->step;
+    struct kern_start *starts = arena_alloc(arena, world->seq_n * sizeof *starts);
+    for (uint32_t i = 0; i < step->seq_n; i++) {
+        const struct world_seq *seq = &world->seqs[step->seqs[i].slot];
+        if (seq->has_state && step->rows[step->seqs[i].row_first].pos == 0) {
+            starts[step->start_n++] = (struct kern_start){.slot = step->seqs[i].slot,
+                                                          .version = seq->state_version,
+                                                          .weight = seq->state_weight};
+        }
+    }
+    step->starts = starts;
+}
+
 void world_view(const struct world *world, uint32_t first, uint32_t row_n, struct arena *arena,
                 struct world_view *out)
 {
     *out = (struct world_view){.first = first, .row_n = row_n};
     world_view_rows(world, arena, out);
     world_view_segs(world, arena, out);
+    world_view_starts(world, arena, out);
     struct kern_step *step = &out->step;
     step->inv_freq = world->inv_freq;
     step->rotary_n = world->rotary_n;

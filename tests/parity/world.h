@@ -22,6 +22,9 @@ struct world_seq {
     uint32_t adapter_n;
     uint32_t versions[WORLD_ADAPTERS];
     float weights[WORLD_ADAPTERS];
+    bool has_state; /* begins with the states of a version, if it begins at position 0 */
+    uint32_t state_version;
+    float state_weight;
 };
 
 struct world {
