@@ -40,12 +40,21 @@ struct parsed_lowrank {
     const char *b_name;
 };
 
+/* Vectors over one linear's inputs or outputs as parsed: fp32, in the arena. */
+struct parsed_scale {
+    uint32_t site;
+    const float *in;  /* [k], or NULL */
+    const float *out; /* [n], or NULL */
+};
+
 /* What parse emits. The store calls arena_init before parse and arena_done when it is through,
  * also after a failure. */
 struct parsed_adapter {
     struct arena arena;
     struct parsed_lowrank *lowranks; /* at most one per site */
     uint32_t lowrank_n;
+    struct parsed_scale *scales; /* at most one per site */
+    uint32_t scale_n;
     /* [state_layer_n]: what each recurrent layer begins with, scaled, in kern_recurrent.h's layout;
      * NULL when the adapter has no states. */
     const float **states;
@@ -61,6 +70,9 @@ struct adapter_kind {
     /* The same content in a format that is not read because it can run code: a folder that has
      * one of these instead of a file above is told so. NULL-terminated. */
     const char *const *unsafe_files;
+    /* Whether the files, which another kind has as well, are of this one; NULL where no other has
+     * them. */
+    bool (*is_of)(const struct adapter_source *source);
     /* Every file of `files` is there. Errors name the file or the tensor; the store puts the
      * adapter's name before them. */
     int (*parse)(const struct adapter_source *source, const struct model_desc *desc,
@@ -68,6 +80,7 @@ struct adapter_kind {
 };
 
 extern const struct adapter_kind kind_lora;
+extern const struct adapter_kind kind_ia3;
 extern const struct adapter_kind kind_s0;
 
 const struct adapter_file *adapter_source_file(const struct adapter_source *source,

@@ -8,14 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "adapters/kind.h"
-#include "base/json.h"
+#include "adapters/peft.h"
 #include "model/model.h"
 #include "model/safetensors.h"
 
-#define LORA_CONFIG   "adapter_config.json"
-#define LORA_WEIGHTS  "adapter_model.safetensors"
-#define LORA_PREFIX   "base_model.model."
 #define LORA_SUFFIX_A ".lora_A.weight"
 #define LORA_SUFFIX_B ".lora_B.weight"
 
@@ -60,63 +56,25 @@ static const char *const lora_keys_ignored[] = {"auto_mapping",
 /* Initialisations that leave the base's weights as they are. */
 static const char *const lora_inits[] = {"gaussian", "orthogonal", "eva", "mica", NULL};
 
-static bool is_in(const char *const *list, const char *word)
-{
-    while (*list && strcmp(*list, word) != 0) {
-        list++;
-    }
-    return *list != NULL;
-}
-
-static bool asks_for_nothing(const json_t *value)
-{
-    return json_is_null(value) || json_is_false(value) ||
-           (json_is_string(value) && json_string_length(value) == 0) ||
-           (json_is_array(value) && json_array_size(value) == 0) ||
-           (json_is_object(value) && json_object_size(value) == 0);
-}
-
-static int config_refuse(const char *key, const json_t *value, const char *why, struct err *err)
-{
-    char brief[80];
-    json_brief(value, brief, sizeof brief);
-    return err_set(err, ERR_ADAPTER_INCOMPATIBLE, LORA_CONFIG ": \"%.64s\" is %s, %s", key, brief,
-                   why);
-}
-
-static int config_check_keys(const json_t *root, struct err *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)root, key, value)
-    {
-        if (!is_in(lora_keys_read, key) && !is_in(lora_keys_ignored, key) &&
-            !asks_for_nothing(value)) {
-            return config_refuse(key, value, "which is not supported", err);
-        }
-    }
-    return 0;
-}
-
 static int config_check_words(const json_t *root, struct err *err)
 {
     const json_t *type = json_object_get(root, "peft_type");
     const json_t *bias = json_object_get(root, "bias");
     const json_t *init = json_object_get(root, "init_lora_weights");
     if (!type) {
-        return err_set(err, ERR_BAD_FILE, LORA_CONFIG ": \"peft_type\" is missing");
+        return err_set(err, ERR_BAD_FILE, PEFT_CONFIG ": \"peft_type\" is missing");
     }
     if (!json_is_string(type) || strcmp(json_string_value(type), "LORA") != 0) {
-        return config_refuse("peft_type", type, "only \"LORA\" is supported", err);
+        return peft_refuse("peft_type", type, "only \"LORA\" and \"IA3\" are supported", err);
     }
     if (bias && (!json_is_string(bias) || strcmp(json_string_value(bias), "none") != 0)) {
-        return config_refuse("bias", bias, "only \"none\" is supported", err);
+        return peft_refuse("bias", bias, "only \"none\" is supported", err);
     }
     bool is_init_safe = !init || json_is_null(init) || json_is_boolean(init) ||
-                        (json_is_string(init) && is_in(lora_inits, json_string_value(init)));
+                        (json_is_string(init) && peft_is_in(lora_inits, json_string_value(init)));
     if (!is_init_safe) {
-        return config_refuse("init_lora_weights", init,
-                             "an initialisation that changes the base's weights", err);
+        return peft_refuse("init_lora_weights", init,
+                           "an initialisation that changes the base's weights", err);
     }
     return 0;
 }
@@ -126,12 +84,12 @@ static int config_read_scale(const json_t *root, struct lora_config *out, struct
     int64_t rank = LORA_RANK_DEFAULT;
     double alpha = LORA_ALPHA_DEFAULT;
     bool is_rslora = false;
-    int rc = json_get_int(LORA_CONFIG, root, "r", 1, LIMIT_LOWRANK_RANK, &rank, err);
+    int rc = json_get_int(PEFT_CONFIG, root, "r", 1, LIMIT_LOWRANK_RANK, &rank, err);
     if (!rc) {
-        rc = json_get_real(LORA_CONFIG, root, "lora_alpha", &alpha, err);
+        rc = json_get_real(PEFT_CONFIG, root, "lora_alpha", &alpha, err);
     }
     if (!rc) {
-        rc = json_get_bool(LORA_CONFIG, root, "use_rslora", &is_rslora, err);
+        rc = json_get_bool(PEFT_CONFIG, root, "use_rslora", &is_rslora, err);
     }
     if (rc) {
         return rc;
@@ -140,103 +98,37 @@ static int config_read_scale(const json_t *root, struct lora_config *out, struct
     out->scale = (float)(is_rslora ? alpha / sqrt((double)rank) : alpha / (double)rank);
     if (!isfinite(out->scale)) {
         return err_set(err, ERR_BAD_FILE,
-                       LORA_CONFIG ": \"lora_alpha\" is %g, the scale is not finite", alpha);
+                       PEFT_CONFIG ": \"lora_alpha\" is %g, the scale is not finite", alpha);
     }
-    return 0;
-}
-
-static int config_read_targets(const json_t *root, struct lora_config *out, struct err *err)
-{
-    const json_t *targets = json_object_get(root, "target_modules");
-    if (!targets) {
-        return err_set(err, ERR_BAD_FILE, LORA_CONFIG ": \"target_modules\" is missing");
-    }
-    if (!json_is_array(targets)) {
-        return config_refuse("target_modules", targets, "only a list of names is supported", err);
-    }
-    if (json_array_size(targets) == 0) {
-        return err_set(err, ERR_BAD_FILE, LORA_CONFIG ": \"target_modules\" is an empty list");
-    }
-    for (size_t i = 0; i < json_array_size(targets); i++) {
-        const json_t *target = json_array_get(targets, i);
-        if (!json_is_string(target) || json_string_length(target) == 0) {
-            return config_refuse("target_modules", targets, "each must be a name", err);
-        }
-    }
-    out->targets = targets;
     return 0;
 }
 
 static int config_parse(const struct adapter_source *source, struct lora_config *out,
                         struct err *err)
 {
-    const struct adapter_file *file = adapter_source_file(source, LORA_CONFIG);
-    int rc = json_parse(LORA_CONFIG, file->data, file->n, &out->root, err);
-    if (rc) {
-        return rc;
+    int rc = peft_open(source, &out->root, err);
+    rc = rc ? rc : config_check_words(out->root, err);
+    rc = rc ? rc : peft_check_keys(out->root, lora_keys_read, lora_keys_ignored, err);
+    rc = rc ? rc : config_read_scale(out->root, out, err);
+    rc = rc ? rc : peft_read_names(out->root, "target_modules", &out->targets, err);
+    if (rc == 0 && json_array_size(out->targets) == 0) {
+        rc = err_set(err, ERR_BAD_FILE, PEFT_CONFIG ": \"target_modules\" is an empty list");
     }
-    if (!json_is_object(out->root)) {
-        return err_set(err, ERR_BAD_FILE, LORA_CONFIG ": is not an object");
-    }
-    rc = config_check_words(out->root, err);
-    if (!rc) {
-        rc = config_check_keys(out->root, err);
-    }
-    if (!rc) {
-        rc = config_read_scale(out->root, out, err);
-    }
-    return rc ? rc : config_read_targets(out->root, out, err);
-}
-
-/* PEFT's rule for lists: the whole path, or its last words behind a dot. */
-static bool target_matches(const char *module, const char *target)
-{
-    size_t module_n = strlen(module);
-    size_t target_n = strlen(target);
-    if (target_n > module_n || strcmp(module + module_n - target_n, target) != 0) {
-        return false;
-    }
-    return target_n == module_n || module[module_n - target_n - 1] == '.';
-}
-
-static const char *targets_find(const struct lora_config *config, const char *module)
-{
-    for (size_t i = 0; i < json_array_size(config->targets); i++) {
-        const char *target = json_string_value(json_array_get(config->targets, i));
-        if (target_matches(module, target)) {
-            return target;
-        }
-    }
-    return NULL;
-}
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    size_t n = strlen(s);
-    size_t suffix_n = strlen(suffix);
-    return n >= suffix_n && strcmp(s + n - suffix_n, suffix) == 0;
+    return rc;
 }
 
 /* Splits a tensor name into module and half; the module is written to `module`. */
 static int tensor_split(const struct tensor *t, char module[LIMIT_TENSOR_NAME], bool *out_is_b,
                         struct err *err)
 {
-    size_t prefix_n = strlen(LORA_PREFIX);
-    size_t n = strlen(t->name);
-    *out_is_b = ends_with(t->name, LORA_SUFFIX_B);
-    if (strncmp(t->name, LORA_PREFIX, prefix_n) != 0 ||
-        (!*out_is_b && !ends_with(t->name, LORA_SUFFIX_A)) ||
-        n < prefix_n + strlen(LORA_SUFFIX_A)) {
-        return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
-                       "tensor \"%.200s\" is not a factor of the form " LORA_PREFIX
-                       "<module>.lora_A.weight or .lora_B.weight",
-                       t->name);
+    *out_is_b = peft_module(t->name, LORA_SUFFIX_B, module);
+    if (*out_is_b || peft_module(t->name, LORA_SUFFIX_A, module)) {
+        return 0;
     }
-    n -= prefix_n + strlen(LORA_SUFFIX_A);
-    ASSERT_CMP(n, <, LIMIT_TENSOR_NAME); /* tensor_set_parse holds names to that */
-    memcpy(module, t->name + prefix_n, n);
-    module[n] = '\0';
-    return 0;
+    return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
+                   "tensor \"%.200s\" is not a factor of the form " PEFT_PREFIX
+                   "<module>.lora_A.weight or .lora_B.weight",
+                   t->name);
 }
 
 static int tensor_check(const struct tensor *t, const struct site *site, bool is_b, uint32_t rank,
@@ -285,7 +177,7 @@ static int tensors_collect(const struct tensor_set *set, const struct lora_confi
             return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
                            "tensor \"%.200s\" belongs to no linear of the model's layers", t->name);
         }
-        if (!targets_find(config, module)) {
+        if (!peft_find_name(config->targets, module)) {
             return err_set(err, ERR_BAD_FILE,
                            "tensor \"%.200s\" is of a module that \"target_modules\" does not name",
                            t->name);
@@ -307,13 +199,13 @@ static int targets_check(const struct lora_config *config, const struct model_de
         const char *target = json_string_value(json_array_get(config->targets, i));
         bool is_found = false;
         for (uint32_t s = 0; s < desc->site_n; s++) {
-            if (!target_matches(desc->sites[s].module, target)) {
+            if (!peft_name_matches(desc->sites[s].module, target)) {
                 continue;
             }
             is_found = true;
             if (!pairs[s].a || !pairs[s].b) {
                 return err_set(err, ERR_BAD_FILE,
-                               "tensor \"" LORA_PREFIX "%s%s\" is missing, \"target_modules\" "
+                               "tensor \"" PEFT_PREFIX "%s%s\" is missing, \"target_modules\" "
                                "names \"%.64s\"",
                                desc->sites[s].module, pairs[s].a ? LORA_SUFFIX_B : LORA_SUFFIX_A,
                                target);
@@ -321,7 +213,7 @@ static int targets_check(const struct lora_config *config, const struct model_de
         }
         if (!is_found) {
             return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
-                           LORA_CONFIG ": \"target_modules\" names \"%.64s\", the model's layers "
+                           PEFT_CONFIG ": \"target_modules\" names \"%.64s\", the model's layers "
                                        "have no such linear",
                            target);
         }
@@ -363,12 +255,12 @@ static void lora_emit(const struct lora_config *config, const struct model_desc 
 static int lora_parse(const struct adapter_source *source, const struct model_desc *desc,
                       struct parsed_adapter *out, struct err *err)
 {
-    const struct adapter_file *file = adapter_source_file(source, LORA_WEIGHTS);
+    const struct adapter_file *file = adapter_source_file(source, PEFT_WEIGHTS);
     struct lora_config config = {0};
     struct tensor_set set;
     int rc = config_parse(source, &config, err);
     if (!rc) {
-        rc = tensor_set_parse(&set, LORA_WEIGHTS, file->data, file->n, err);
+        rc = tensor_set_parse(&set, PEFT_WEIGHTS, file->data, file->n, err);
     }
     if (rc) {
         json_decref(config.root);
@@ -376,7 +268,7 @@ static int lora_parse(const struct adapter_source *source, const struct model_de
     }
     struct lora_pair *pairs = arena_alloc(&out->arena, desc->site_n * sizeof *pairs);
     if (set.tensor_n == 0) {
-        rc = err_set(err, ERR_BAD_FILE, LORA_WEIGHTS ": holds no tensors");
+        rc = err_set(err, ERR_BAD_FILE, PEFT_WEIGHTS ": holds no tensors");
     }
     if (!rc) {
         rc = tensors_collect(&set, &config, desc, pairs, err);
@@ -392,14 +284,9 @@ static int lora_parse(const struct adapter_source *source, const struct model_de
     return rc;
 }
 
-static const char *const lora_markers[] = {LORA_CONFIG, NULL};
-static const char *const lora_files[] = {LORA_CONFIG, LORA_WEIGHTS, NULL};
-static const char *const lora_optional[] = {NULL};
-static const char *const lora_unsafe[] = {"adapter_model.bin", NULL};
-
 const struct adapter_kind kind_lora = {.name = "lora",
-                                       .marker_files = lora_markers,
-                                       .files = lora_files,
-                                       .optional_files = lora_optional,
-                                       .unsafe_files = lora_unsafe,
+                                       .marker_files = peft_markers,
+                                       .files = peft_files,
+                                       .optional_files = peft_optional,
+                                       .unsafe_files = peft_unsafe,
                                        .parse = lora_parse};

@@ -110,7 +110,7 @@ static int s0_read_config(const struct adapter_source *source, struct s0_config 
     rc = rc ? rc : json_get_real(S0_CONFIG, root, "alpha", &out->alpha, err);
     rc = rc ? rc : json_get_bool(S0_CONFIG, root, "normalize", &out->is_normalized, err);
     if (rc == 0 && !isfinite((float)out->alpha)) {
-        rc = err_set(err, ERR_BAD_FILE, S0_CONFIG ": \"alpha\" is %g, which is not a finite number",
+        rc = err_set(err, ERR_BAD_FILE, S0_CONFIG ": \"alpha\" is %g, which is beyond fp32",
                      out->alpha);
     }
     json_decref(root);
@@ -138,22 +138,30 @@ static int s0_check_shape(const json_t *shape, const struct s0_base *base, struc
 static int s0_check_layers(const json_t *list, const struct model_desc *desc, struct err *err)
 {
     char brief[80];
+    char wanted[80];
     uint32_t found_n = 0;
+    json_t *own = json_array();
     for (uint32_t l = 0; l < desc->layer_n; l++) {
         bool is_found = false;
+        if (desc->layers[l].state_layer == LAYER_NONE) {
+            continue;
+        }
         for (size_t i = 0; i < json_array_size(list); i++) {
             const json_t *v = json_array_get(list, i);
             is_found = is_found || (json_is_integer(v) && json_integer_value(v) == (json_int_t)l);
         }
-        found_n += is_found && desc->layers[l].state_layer != LAYER_NONE;
+        found_n += is_found;
+        json_array_append_new(own, json_integer((json_int_t)l));
     }
-    if (json_array_size(list) != desc->state_layer_n || found_n != desc->state_layer_n) {
-        json_brief(list, brief, sizeof brief);
-        return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
-                       S0_META ": \"recurrent_layers\" is %s, the model has %u other ones",
-                       list ? brief : "missing", desc->state_layer_n);
+    json_brief(own, wanted, sizeof wanted);
+    json_decref(own);
+    if (json_array_size(list) == desc->state_layer_n && found_n == desc->state_layer_n) {
+        return 0;
     }
-    return 0;
+    json_brief(list, brief, sizeof brief);
+    return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
+                   S0_META ": \"recurrent_layers\" is %s, the model's are %s",
+                   list ? brief : "missing", wanted);
 }
 
 static int s0_check_meta(const struct adapter_source *source, const struct model_desc *desc,
@@ -171,8 +179,8 @@ static int s0_check_meta(const struct adapter_source *source, const struct model
     rc = rc ? rc : json_get_str(S0_META, root, "arch", &arch, err);
     if (rc == 0 && (!arch || strcmp(arch, base->arch) != 0)) {
         rc = err_set(err, ERR_ADAPTER_INCOMPATIBLE,
-                     S0_META ": \"arch\" is \"%.40s\", the model's is \"%s\"",
-                     arch ? arch : "missing", base->arch);
+                     S0_META ": \"arch\" is %s%.40s%s, the model's is \"%s\"", arch ? "\"" : "",
+                     arch ? arch : "missing", arch ? "\"" : "", base->arch);
     }
     rc = rc ? rc : s0_check_shape(json_object_get(root, "state_shape"), base, err);
     rc = rc ? rc : s0_check_layers(json_object_get(root, "recurrent_layers"), desc, err);
@@ -232,12 +240,13 @@ static int s0_scale(const struct tensor *t, const struct s0_config *config, uint
     bool is_divided = config->is_normalized && squares > 0;
     float factor = (float)(is_divided ? config->alpha / sqrt(squares) : config->alpha);
     for (uint32_t i = 0; i < n; i++) {
+        float raw = out[i];
         out[i] *= factor;
         if (!isfinite(out[i])) {
             return err_set(err, ERR_BAD_FILE,
-                           S0_STATES ": tensor \"%.80s\" at index %u is not finite any more when "
-                                     "multiplied by %g",
-                           t->name, i, (double)factor);
+                           S0_STATES ": tensor \"%.80s\" has %g at index %u, times %g it is beyond "
+                                     "fp32",
+                           t->name, (double)raw, i, (double)factor);
         }
     }
     return 0;

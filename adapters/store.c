@@ -12,7 +12,7 @@
 #include "adapters/store_int.h"
 #include "base/mem.h"
 
-const struct adapter_kind *const store_kinds[] = {&kind_lora, &kind_s0, NULL};
+const struct adapter_kind *const store_kinds[] = {&kind_ia3, &kind_lora, &kind_s0, NULL};
 
 const struct adapter_file *adapter_source_file(const struct adapter_source *source,
                                                const char *name)

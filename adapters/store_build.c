@@ -98,7 +98,38 @@ static void build_ranks(const struct model_desc *desc, const struct parsed_adapt
     }
 }
 
-/* Where factors and states lie. */
+/* Lays the scales out from `at` on: their table, then the vectors; returns the end. Writes both
+ * where there is a block. */
+static size_t build_scales(const struct model_desc *desc, const struct parsed_adapter *parsed,
+                           size_t at, char *block)
+{
+    size_t table = at;
+    at += ROUND_UP(desc->site_n * sizeof(struct effect_scale), EFFECT_ALIGN);
+    for (uint32_t i = 0; i < parsed->scale_n; i++) {
+        const struct parsed_scale *p = &parsed->scales[i];
+        const struct site *site = &desc->sites[p->site];
+        struct effect_scale scale = {0};
+        const float *vectors[] = {p->in, p->out};
+        uint64_t *places[] = {&scale.in_at, &scale.out_at};
+        size_t bytes[] = {site->k * sizeof(float), site->n * sizeof(float)};
+        for (size_t v = 0; v < ARRAY_N(vectors); v++) {
+            if (!vectors[v]) {
+                continue;
+            }
+            *places[v] = at;
+            if (block) {
+                memcpy(block + at, vectors[v], bytes[v]);
+            }
+            at += ROUND_UP(bytes[v], EFFECT_ALIGN);
+        }
+        if (block) {
+            memcpy(block + table + p->site * sizeof scale, &scale, sizeof scale);
+        }
+    }
+    return at;
+}
+
+/* Where factors, scales and states lie. */
 static void build_layout(const struct store *store, const struct parsed_adapter *parsed,
                          struct effect_lowrank *table, struct effect_block *head)
 {
@@ -117,6 +148,10 @@ static void build_layout(const struct store *store, const struct parsed_adapter 
         at += ROUND_UP(kern->weight_bytes(held, p->a.n, p->a.k), EFFECT_ALIGN);
         e->b_at = at;
         at += ROUND_UP(kern->weight_bytes(held, p->b.n, p->b.k), EFFECT_ALIGN);
+    }
+    if (parsed->scale_n > 0) {
+        head->scale_at = at;
+        at = build_scales(desc, parsed, at, NULL);
     }
     if (parsed->states) {
         head->state_at = at;
@@ -164,6 +199,9 @@ static void build_fill(const struct store *store, const struct parsed_adapter *p
         kern->weight_pack(store->config.held, &p->a, block + table[p->site].a_at);
         kern->weight_pack(store->config.held, &p->b, block + table[p->site].b_at);
     }
+    if (parsed->scale_n > 0) {
+        build_scales(store->config.desc, parsed, head->scale_at, block);
+    }
     for (uint32_t l = 0; parsed->states && l < store->config.desc->state_layer_n; l++) {
         char *to = block + head->state_at + l * effect_state_stride(head->state_n);
         memcpy(to, parsed->states[l], head->state_n * sizeof *parsed->states[l]);
@@ -190,7 +228,7 @@ int store_build(const struct store *store, const struct parsed_adapter *parsed, 
         memcpy(out->block, &head, sizeof head);
         memcpy((char *)out->block + EFFECT_LOWRANK_AT, table, site_n * sizeof *table);
         build_fill(store, parsed, table, out->block);
-        out->has_rows = parsed->lowrank_n > 0;
+        out->has_rows = parsed->lowrank_n > 0 || parsed->scale_n > 0;
         out->has_states = parsed->states != NULL;
         out->modules_applied = parsed->modules_total;
         out->modules_total = parsed->modules_total;

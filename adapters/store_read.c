@@ -101,9 +101,8 @@ static int folder_unknown(const struct store *store, const char *name, struct er
             }
         }
     }
-    ASSERT(store_kinds[0] && store_kinds[1]);
-    return err_set(err, ERR_BAD_FILE, "the folder holds no %s and no %s",
-                   store_kinds[0]->marker_files[0], store_kinds[1]->marker_files[0]);
+    return err_set(err, ERR_BAD_FILE, "the folder holds no %s and no %s", kind_lora.marker_files[0],
+                   kind_s0.marker_files[0]);
 }
 
 /* Which kind the folder is of. */
@@ -127,6 +126,9 @@ static int folder_match(const struct store *store, const char *name, struct stor
         return folder_unknown(store, name, err);
     }
     const struct adapter_kind *other = folder_find_kind(store, name, &at);
+    while (other && other->files == folder->kind->files) { /* told apart once they are read */
+        other = folder_find_kind(store, name, &at);
+    }
     if (other) {
         return err_set(err, ERR_BAD_FILE, "the folder holds %s and %s, one adapter is wanted",
                        folder->kind->marker_files[0], other->marker_files[0]);
@@ -237,6 +239,23 @@ static int folder_read_file(const struct store *store, const char *name, const c
     return rc;
 }
 
+/* Of the kinds that have the same files, the one whose they are; the last one takes what none says
+ * to be its own. */
+static void folder_settle_kind(struct store_folder *folder)
+{
+    struct adapter_source source = {.files = folder->files, .file_n = folder->file_n};
+    const char *const *files = folder->kind->files;
+    for (uint32_t i = 0; store_kinds[i]; i++) {
+        const struct adapter_kind *kind = store_kinds[i];
+        if (kind->files == files) {
+            folder->kind = kind;
+            if (kind->is_of && kind->is_of(&source)) {
+                return;
+            }
+        }
+    }
+}
+
 /* Reads every file once. */
 static int folder_read(const struct store *store, const char *name, struct store_folder *folder,
                        struct folder_reading *reading, struct err *err)
@@ -341,6 +360,7 @@ int folder_open(const struct store *store, const char *name, struct store_folder
         }
         changed = folder_changed(store, name, out, reading.stats);
         if (!changed && !reading.is_short) {
+            folder_settle_kind(out);
             folder_hash(out);
             return 0;
         }

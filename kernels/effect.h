@@ -11,6 +11,11 @@
  *     y += sum_i  w_i * scale_i * B_i (A_i x)        in fp32, in the request's order
  * u = A x is kept in fp32; w_i * scale_i multiplies u.
  *
+ * Scale (IA3, arXiv 2205.05638): vectors c over a linear's inputs and o over its outputs, fp32:
+ *     y = o * (W (c * x) + b) + low rank of (c * x),  c * x rounded to the held type
+ * Of several adapters with weights w_i the factors multiply in the request's order, each as
+ * w_i o_i + (1 - w_i). A c may stand only at a linear that shares its input with no other.
+ *
  * State (S0 tuning, arXiv 2604.01168): the recurrent state that a sequence begins with, one for
  * each recurrent layer, scaled already, fp32, laid out as a slot's (kern_recurrent.h). */
 #ifndef KERNELS_EFFECT_H
@@ -31,6 +36,11 @@ struct effect_lowrank {
     uint64_t b_at; /* byte offset of packed B */
 };
 
+struct effect_scale {
+    uint64_t in_at;  /* byte offset of c [inputs]; 0 = none */
+    uint64_t out_at; /* byte offset of o [outputs]; 0 = none */
+};
+
 struct effect_block {
     uint32_t magic;
     uint32_t version;
@@ -38,6 +48,7 @@ struct effect_block {
     uint32_t site_n;     /* = the model's */
     uint32_t lowrank_at; /* offset of the effect_lowrank array */
     uint64_t state_at;   /* byte offset of the first layer's state; 0 = the block has none */
+    uint64_t scale_at;   /* byte offset of the effect_scale array; 0 = the block has none */
     uint64_t state_n;    /* floats of a layer's state; the next one is effect_state_stride on */
 };
 
@@ -45,6 +56,14 @@ static inline const struct effect_lowrank *effect_lowrank_at(const void *block, 
 {
     const struct effect_block *b = (const struct effect_block *)block;
     return (const struct effect_lowrank *)((const char *)block + b->lowrank_at) + site;
+}
+
+/* NULL for a block without scales. */
+static inline const struct effect_scale *effect_scale_at(const void *block, uint32_t site)
+{
+    const struct effect_block *b = (const struct effect_block *)block;
+    const char *first = (const char *)block + b->scale_at;
+    return b->scale_at == 0 ? NULL : (const struct effect_scale *)(const void *)first + site;
 }
 
 /* Bytes from one layer's state to the next. */

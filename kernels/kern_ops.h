@@ -40,7 +40,8 @@ struct kern_heads {
 };
 
 struct kern_linear {
-    const void *x; /* dev, held type, [row_n, k], rows contiguous (stride k) */
+    void *x; /* dev, held type, [row_n, k], rows contiguous (stride k); of a group of one site rows
+              * with a scale effect there are scaled in place */
     uint32_t k;
     uint32_t site_n;
     struct kern_linear_site sites[4];

@@ -276,7 +276,7 @@ int config_get_multiplier(const struct config *config, const char *key, float *o
 {
     double value = (double)*out;
     int rc = json_get_real(config->label, config->root, key, &value, err);
-    if (rc == 0 && (!isfinite((float)value) || value == 0)) {
+    if (rc == 0 && (!isfinite((float)value) || (float)value == 0)) {
         rc = err_set(err, ERR_BAD_FILE, "%s: \"%s\" is %g, it must be finite and not 0",
                      config->label, key, value);
     }

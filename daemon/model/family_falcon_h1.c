@@ -77,6 +77,29 @@ static int falcon_read_list(const struct config *config, const char *key, uint32
                    key, brief, n);
 }
 
+/* Each multiplier is finite and not 0; what they come to must be so, too. */
+static int falcon_check_products(const struct config *config, const struct model_desc *desc,
+                                 struct err *err)
+{
+    struct {
+        const char *what;
+        float value;
+    } products[2 + KERN_SSD_PIECE_N] = {{"the scores", desc->attention_scale},
+                                        {"attention", desc->attention_multiplier}};
+    for (size_t i = 0; i < KERN_SSD_PIECE_N; i++) {
+        products[2 + i].what = "mamba.in_proj";
+        products[2 + i].value = desc->ssd.multipliers[i];
+    }
+    for (size_t i = 0; i < ARRAY_N(products); i++) {
+        if (!isfinite(products[i].value) || products[i].value == 0) {
+            return err_set(err, ERR_BAD_FILE,
+                           "%s: the multipliers of %s come to %g, which must be finite and not 0",
+                           config->label, products[i].what, (double)products[i].value);
+        }
+    }
+    return 0;
+}
+
 static int falcon_read_multipliers(const struct config *config, struct model_desc *desc,
                                    struct err *err)
 {
@@ -119,7 +142,7 @@ static int falcon_read_multipliers(const struct config *config, struct model_des
                      "\"key_multiplier\" %g: with a bias both must be 1",
                      config->label, (double)attention_in, (double)key);
     }
-    return rc;
+    return rc ? rc : falcon_check_products(config, desc, err);
 }
 
 /* JSON has no infinity: it is written as a huge number, a word, or an object around the word. */

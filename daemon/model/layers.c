@@ -147,6 +147,20 @@ void model_state_dims(const struct model_desc *desc, uint32_t out_dims[3])
     out_dims[2] = ssd->head_n ? ssd->state_dim : gdn->value_dim;
 }
 
+bool model_site_is_alone(enum site_place place)
+{
+    switch (place) {
+    case SITE_O:
+    case SITE_GDN_OUT:
+    case SITE_SSD_IN: /* beside attention's q, k and v, but an op of its own */
+    case SITE_SSD_OUT:
+    case SITE_DOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
 uint32_t layers_mixer_n(const struct model_desc *desc)
 {
     struct kern_gdn gdn = layer_gdn(desc);

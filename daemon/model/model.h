@@ -86,7 +86,7 @@ struct ssd_desc {
 };
 
 struct model_desc {
-    const char *family;         /* "llama", "qwen2", "qwen3", "qwen3_5", "falcon_h1" */
+    const char *family;         /* "llama", "qwen2", "qwen3", "qwen3_5_text", "falcon_h1" */
     const struct family *table; /* its table */
     char architecture[64];      /* "Qwen3ForCausalLM" */
     char prefix[32];            /* of the files' tensor names: "model." */
@@ -116,8 +116,7 @@ struct model_desc {
     struct arena arena; /* owns sites */
 };
 
-/* generation_config.json, or its defaults (temperature 1, top_p 1, no top_k; eos from config.json).
- */
+/* generation_config.json, or its defaults (all sampled, nothing cut; eos from config.json). */
 struct model_generation {
     bool is_greedy; /* do_sample false */
     float temperature, top_p, min_p, repetition_penalty;
@@ -154,6 +153,9 @@ struct kern_state model_state(const struct model_desc *desc, uint32_t slot_n);
 /* Sides of a recurrent state of one layer: [heads, rows, columns]. */
 void model_state_dims(const struct model_desc *desc, uint32_t out_dims[3]);
 
+/* Whether the linear shares its input with no other of the layer. */
+bool model_site_is_alone(enum site_place place);
+
 /* Site index of a module path such as "model.layers.0.mlp.up_proj"; -1 when there is none. */
 int64_t model_site_find(const struct model_desc *desc, const char *module);
 
@@ -186,11 +188,10 @@ struct model {
 /* Bytes the weights will take on a backend, before anything is read but config.json. */
 size_t model_weight_bytes(const struct model_desc *desc, const struct kern *kern, enum dtype held);
 
-/* Loads every tensor of `dir` into the open device and reads generation_config.json; ->desc,
- * ->held,
- * ->kern and ->dev are set by the caller. Names and shapes are all checked before the first weight
- * moves. Checks values: a non-finite weight is refused; overflow on conversion is refused. Blocks
- * long. On failure nothing is to be freed but the desc and what the device owns. */
+/* Loads every tensor of `dir` into the open device and reads generation_config.json; the caller has
+ * set ->desc, ->held, ->kern and ->dev. Names and shapes are checked before the first weight moves,
+ * values as they do: they must be finite, also as they are held. Blocks long. On failure nothing is
+ * to be freed but the desc and what the device owns. */
 int model_load(struct model *model, const char *dir, struct err *err);
 
 /* The same without tensor files: weights from kernels/weights_random.h by seed and tensor name. */

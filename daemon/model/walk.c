@@ -201,8 +201,7 @@ void walk_sites(const struct walk *walk, uint32_t layer, enum site_place first,
     }
 }
 
-void walk_part(const struct walk *walk, uint32_t layer, enum site_place place, const void *x,
-               void *part)
+void walk_part(const struct walk *walk, uint32_t layer, enum site_place place, void *x, void *part)
 {
     const struct model *model = walk->model;
     uint32_t site = model->desc.layers[layer].site[place];

@@ -20,8 +20,7 @@ void walk_sites(const struct walk *walk, uint32_t layer, enum site_place first,
                 struct kern_linear *op);
 
 /* One linear back to the residual: `part` becomes the partial sum of x through the site. */
-void walk_part(const struct walk *walk, uint32_t layer, enum site_place place, const void *x,
-               void *part);
+void walk_part(const struct walk *walk, uint32_t layer, enum site_place place, void *x, void *part);
 
 /* The view of a batch that the ops of its step read; it points into the batch. */
 struct kern_step walk_view(const struct walk *walk, const struct batch *batch);

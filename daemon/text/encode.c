@@ -21,28 +21,60 @@ struct encoder {
     struct bpe_room bpe;
     struct mapped normalized; /* the section at hand */
     struct mapped prefixed;   /* a word with a space put before it */
-    struct buf alphabet;      /* a word in the byte-level alphabet */
+    struct buf alphabet;      /* what ByteLevel cut out, in its alphabet */
     struct err *err;
 };
 
-/* A piece of text with the map of its bytes, NULL when no spans are wanted. */
+/* A piece of text with the map of its bytes, NULL when no spans are wanted. Behind ByteLevel it may
+ * begin and end inside a character. */
 struct piece {
     const char *text;
     size_t n;
     const uint32_t *begin;
     const uint32_t *end;
+    const char *letters; /* the same bytes in ByteLevel's alphabet; NULL: not written out */
+    size_t letters_n;
 };
 
 static struct piece piece_cut(const struct piece *piece, size_t from, size_t to)
 {
-    return (struct piece){piece->text + from, to - from, piece->begin ? piece->begin + from : NULL,
-                          piece->end ? piece->end + from : NULL};
+    return (struct piece){.text = piece->text + from,
+                          .n = to - from,
+                          .begin = piece->begin ? piece->begin + from : NULL,
+                          .end = piece->end ? piece->end + from : NULL};
+}
+
+/* Takes the first n bytes of what a pre-tokenizer's step sees off a piece. A letter of the alphabet
+ * is a byte of the text. */
+static struct piece piece_take(struct piece *rest, size_t n)
+{
+    if (!rest->letters) {
+        struct piece part = piece_cut(rest, 0, n);
+        *rest = piece_cut(rest, n, rest->n);
+        return part;
+    }
+    size_t bytes = 0;
+    for (size_t at = 0; at < n; bytes++) {
+        size_t char_n;
+        utf8_get(rest->letters + at, &char_n);
+        at += char_n;
+    }
+    struct piece part = piece_cut(rest, 0, bytes);
+    struct piece after = piece_cut(rest, bytes, rest->n);
+    part.letters = rest->letters;
+    part.letters_n = n;
+    after.letters = rest->letters + n;
+    after.letters_n = rest->letters_n - n;
+    *rest = after;
+    return part;
 }
 
 static struct piece piece_of(const struct mapped *m)
 {
-    return (struct piece){m->text.data, m->text.n, m->has_map ? m->begin : NULL,
-                          m->has_map ? m->end : NULL};
+    return (struct piece){.text = m->text.data,
+                          .n = m->text.n,
+                          .begin = m->has_map ? m->begin : NULL,
+                          .end = m->has_map ? m->end : NULL};
 }
 
 static void span_vec_add(struct span_vec *vec, struct token_span span)
@@ -73,13 +105,22 @@ static void encode_emit_part(struct encoder *e, uint32_t id, const struct piece 
     }
 }
 
-static void encode_word(struct encoder *e, const struct piece *word)
+/* Writes a piece in the alphabet, in the one room for that: good until the next one. */
+static void encode_spell(struct encoder *e, struct piece *piece)
+{
+    buf_clear(&e->alphabet);
+    buf_reserve(&e->alphabet, 2 * piece->n);
+    piece->letters = e->alphabet.data;
+    piece->letters_n = bytelevel_text(piece->text, piece->n, e->alphabet.data);
+}
+
+static void encode_word(struct encoder *e, struct piece *word)
 {
     if (e->tk->is_ignoring_merges) {
-        buf_clear(&e->alphabet);
-        buf_reserve(&e->alphabet, 2 * word->n);
-        size_t n = bytelevel_text(word->text, word->n, e->alphabet.data);
-        uint32_t id = tokenizer_find(e->tk, e->alphabet.data, n);
+        if (!word->letters) {
+            encode_spell(e, word);
+        }
+        uint32_t id = tokenizer_find(e->tk, word->letters, word->letters_n);
         if (id != TOKEN_NONE && e->tk->tokens[id].flags & TOKEN_MODEL) {
             encode_emit_part(e, id, word, 0, word->n);
             return;
@@ -111,31 +152,34 @@ static struct piece encode_prefix(struct encoder *e, const struct piece *piece)
 }
 
 /* Runs a piece of at least one byte through the pre-tokenizer from step `index` on. */
-static int encode_steps(struct encoder *e, const struct piece *whole, size_t index)
+static int encode_steps(struct encoder *e, struct piece rest, size_t index)
 {
     if (index == e->tk->steps_n) {
-        encode_word(e, whole);
+        encode_word(e, &rest);
         return 0;
     }
     const struct pre_step *step = &e->tk->steps[index];
-    struct piece piece = *whole;
-    if (step->has_prefix_space && piece.text[0] != ' ') {
-        piece = encode_prefix(e, whole); /* ByteLevel is the last step: the room is free */
+    if (step->has_prefix_space && rest.text[0] != ' ') {
+        rest = encode_prefix(e, &rest); /* there is one ByteLevel: the room is free */
+    }
+    if (index > e->tk->byte_level_at && !rest.letters) {
+        encode_spell(e, &rest);
     }
     if (!step->pattern) {
-        return encode_steps(e, &piece, index + 1);
+        return encode_steps(e, rest, index + 1);
     }
-    struct pattern_scan scan = {
-        .pattern = step->pattern, .room = e->room, .text = piece.text, .n = piece.n};
+    struct pattern_scan scan = {.pattern = step->pattern,
+                                .room = e->room,
+                                .text = rest.letters ? rest.letters : rest.text,
+                                .n = rest.letters ? rest.letters_n : rest.n};
     size_t done = 0;
     int rc = 1;
     while (rc > 0) {
         rc = pattern_scan_next(&scan, e->err);
-        size_t cuts[2] = {rc > 0 ? scan.begin : piece.n, rc > 0 ? scan.end : piece.n};
+        size_t cuts[2] = {rc > 0 ? scan.begin : scan.n, rc > 0 ? scan.end : scan.n};
         for (size_t i = 0; rc >= 0 && i < 2; i++) {
             if (cuts[i] > done) {
-                struct piece part = piece_cut(&piece, done, cuts[i]);
-                int failed = encode_steps(e, &part, index + 1);
+                int failed = encode_steps(e, piece_take(&rest, cuts[i] - done), index + 1);
                 rc = failed ? failed : rc;
                 done = cuts[i];
             }
@@ -235,7 +279,7 @@ static int encode_added(struct encoder *e, const struct piece *piece, const stru
 static int encode_words(struct encoder *e, const struct piece *part, size_t begin)
 {
     (void)begin;
-    return encode_steps(e, part, 0);
+    return encode_steps(e, *part, 0);
 }
 
 /* A stretch of raw text without added tokens, which begins at `begin` of the whole. */

@@ -11,6 +11,18 @@
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/* What Punctuation splits by. The library's tables of category P are older than PCRE2's: the look
+ * ahead takes out what became punctuation since, the first set puts in what no longer is. With the
+ * signs of ASCII that are not of category P. */
+#define PUNCTUATION                                                                                \
+    "(?:[$+<=>^`|~\\x{166D}\\x{111C9}]|(?![\\x{61D}\\x{9FD}\\x{A76}\\x{C77}\\x{C84}\\x{1B7D}"      \
+    "\\x{1B7E}\\x{2E43}-\\x{2E4F}\\x{2E52}-\\x{2E5D}\\x{10EAD}\\x{10F55}-\\x{10F59}"               \
+    "\\x{10F86}-\\x{10F89}\\x{1144B}-\\x{1144F}\\x{1145A}\\x{1145B}\\x{1145D}"                     \
+    "\\x{11660}-\\x{1166C}\\x{116B9}\\x{1183B}\\x{11944}-\\x{11946}\\x{119E2}"                     \
+    "\\x{11A3F}-\\x{11A46}\\x{11A9A}-\\x{11A9C}\\x{11A9E}-\\x{11AA2}\\x{11C41}-\\x{11C45}"         \
+    "\\x{11C70}\\x{11C71}\\x{11EF7}\\x{11EF8}\\x{11FFF}\\x{12FF1}\\x{12FF2}"                       \
+    "\\x{16E97}-\\x{16E9A}\\x{16FE2}\\x{1E95E}\\x{1E95F}])\\p{P})"
+
 struct step_loader {
     const char *kind;     /* "pre_tokenizer", for errors */
     const char *list_key; /* the member that holds a Sequence's steps */
@@ -109,6 +121,48 @@ static int load_split(struct tokenizer *tk, const json_t *step, struct err *err)
     return 0;
 }
 
+/* Digits and Punctuation: characters of one kind, each a word (Isolated) or each run of them one
+ * (Contiguous). A run is taken whole: there is nothing to go back for. */
+static int load_kind(struct tokenizer *tk, const char *label, const char *one, const char *run,
+                     bool is_run, struct err *err)
+{
+    const char *source = is_run ? run : one;
+    int rc =
+        pattern_open(label, source, strlen(source), false, &tk->steps[tk->steps_n].pattern, err);
+    if (rc) {
+        return err_prefix(err, rc, "%s", tk->label);
+    }
+    tk->steps_n++;
+    return 0;
+}
+
+static int load_digits(struct tokenizer *tk, const json_t *step, struct err *err)
+{
+    const json_t *flag = json_object_get(step, "individual_digits");
+    if (!json_is_boolean(flag)) {
+        return err_set(err, ERR_BAD_FILE,
+                       "%s: pre_tokenizer Digits: \"individual_digits\" is not true or false",
+                       tk->label);
+    }
+    return load_kind(tk, "pre_tokenizer Digits", "\\p{N}", "\\p{N}++", json_is_false(flag), err);
+}
+
+static int load_punctuation(struct tokenizer *tk, const json_t *step, struct err *err)
+{
+    const char *behavior = "Isolated";
+    int rc = json_get_str(tk->label, step, "behavior", &behavior, err);
+    if (rc) {
+        return rc;
+    }
+    bool is_run = strcmp(behavior, "Contiguous") == 0;
+    if (!is_run && strcmp(behavior, "Isolated") != 0) {
+        return err_set(err, ERR_NOT_IMPLEMENTED,
+                       "%s: pre_tokenizer Punctuation: behavior \"%.64s\" is not implemented",
+                       tk->label, behavior);
+    }
+    return load_kind(tk, "pre_tokenizer Punctuation", PUNCTUATION, PUNCTUATION "++", is_run, err);
+}
+
 static int load_byte_level(struct tokenizer *tk, const json_t *step, struct err *err)
 {
     struct pre_step *out = &tk->steps[tk->steps_n];
@@ -122,7 +176,7 @@ static int load_byte_level(struct tokenizer *tk, const json_t *step, struct err 
                           err);
     }
     if (rc == 0) {
-        tk->steps_n++;
+        tk->byte_level_at = tk->steps_n++;
         tk->is_byte_level = true;
     }
     return rc;
@@ -131,21 +185,33 @@ static int load_byte_level(struct tokenizer *tk, const json_t *step, struct err 
 static int load_pre_tokenizer(struct tokenizer *tk, const json_t *step, const char *type,
                               struct err *err)
 {
-    bool is_byte_level = strcmp(type, "ByteLevel") == 0;
-    if (!is_byte_level && strcmp(type, "Split") != 0) {
+    static const struct {
+        const char *type;
+        int (*load)(struct tokenizer *tk, const json_t *step, struct err *err);
+    } known[] = {
+        {"ByteLevel", load_byte_level},
+        {"Split", load_split},
+        {"Digits", load_digits},
+        {"Punctuation", load_punctuation},
+    };
+    size_t i = 0;
+    while (i < ARRAY_N(known) && strcmp(type, known[i].type) != 0) {
+        i++;
+    }
+    if (i == ARRAY_N(known)) {
         return step_refuse(tk, "pre_tokenizer", type, err);
     }
     if (tk->steps_n == LIMIT_PRE_TOKENIZERS) {
         return err_set(err, ERR_NOT_IMPLEMENTED, "%s: pre_tokenizer has more than %d steps",
                        tk->label, LIMIT_PRE_TOKENIZERS);
     }
-    if (tk->is_byte_level) {
-        /* Such a step would see the byte-level alphabet instead of the text. */
+    if (tk->is_byte_level && known[i].load == load_byte_level) {
+        /* It would write the alphabet's own bytes in the alphabet. */
         return err_set(err, ERR_NOT_IMPLEMENTED,
                        "%s: pre_tokenizer type \"%s\" behind ByteLevel is not implemented",
                        tk->label, type);
     }
-    return is_byte_level ? load_byte_level(tk, step, err) : load_split(tk, step, err);
+    return known[i].load(tk, step, err);
 }
 
 static int template_refuse(const struct tokenizer *tk, const char *what, struct err *err)

@@ -69,6 +69,7 @@ struct tokenizer {
     struct pattern *word;         /* one word character; NULL unless a token is single_word */
     struct pre_step steps[LIMIT_PRE_TOKENIZERS];
     size_t steps_n;
+    size_t byte_level_at;  /* the ByteLevel step: those behind it see its alphabet */
     struct id_list before; /* what post_processor adds, in the order of the result */
     struct id_list after;
     uint32_t bos; /* TOKEN_NONE: not named */

@@ -59,6 +59,7 @@ struct kern_dev {
     struct cpu_scratch *scratch; /* [team size] */
     struct kern_step step;
     bool is_part_given;
+    bool has_scales; /* a version of the step has scale effects */
     struct kern_unread unread;
 
     char *workspace; /* everything below, one mapping */
@@ -110,6 +111,17 @@ void cpu_lowrank_shrink(struct kern_dev *dev, const struct kern_linear *op);
 void cpu_lowrank_expand(struct kern_dev *dev, uint32_t site, uint32_t band, uint32_t n,
                         uint32_t group, const struct cpu_gemm *base);
 void cpu_lowrank_prefetch(const struct kern_dev *dev, uint32_t site, uint32_t group);
+
+/* Scale effects: scale.c. The outputs are those of a group of columns from `column` on, of rows
+ * [row_first, +row_n) of the step. */
+struct cpu_columns {
+    float *out; /* of the first row */
+    size_t stride;
+    uint32_t n;
+};
+void cpu_scale_inputs(struct kern_dev *dev, const struct kern_linear *op);
+void cpu_scale_outputs(const struct kern_dev *dev, uint32_t site, uint32_t row_first,
+                       uint32_t row_n, uint32_t column, const struct cpu_columns *columns);
 
 /* Products over a band of rows, one column group at a time: product.c. */
 struct cpu_product {

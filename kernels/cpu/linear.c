@@ -1,8 +1,9 @@
 /* The linear op: pack x once, shrink the low-rank effects, then one band of rows and one
  * column group at a time: base product, bias, effects, post, while the group's sums are in cache.
  *
- * Order per output element: the chain over k; + bias; then each effect of the row in segment order,
- * its chain over the rank going on from that sum. It is the same for every number of rows. */
+ * Order per output element: the chain over k; + bias; times scales; then each low-rank effect of
+ * the row in segment order, its chain over the rank going on from that sum. It is the same for
+ * every number of rows. */
 #include "kernels/cpu/cpu_int.h"
 
 struct linear_job {
@@ -93,6 +94,11 @@ static struct cpu_gemm linear_group(const struct linear_job *job, const struct c
         for (uint32_t r = 0; r < p->row_n; r++) {
             dev->path->rows->add(done.out + r * done.stride, job->op->sites[site].bias + first, n);
         }
+    }
+    if (dev->has_scales) {
+        struct cpu_columns columns = {done.out, done.stride, MIN(p->n - first, LAYOUT_GROUP)};
+        cpu_scale_outputs(dev, job->op->sites[site].site, band * job->band_rows, p->row_n, first,
+                          &columns);
     }
     cpu_lowrank_expand(dev, site, band, p->n, group, &done);
     return done;
@@ -188,6 +194,9 @@ void cpu_linear(struct kern_dev *dev, const struct kern_linear *op)
     }
     job.band_rows = cpu_band_rows(dev, op->k);
     uint32_t band_n = DIV_UP(dev->step.row_n, job.band_rows);
+    if (dev->has_scales && op->site_n == 1) {
+        cpu_scale_inputs(dev, op);
+    }
     cpu_pack_rows(dev, &pack, job.band_rows);
     cpu_lowrank_shrink(dev, op);
     if (op->post == KERN_POST_ACT_MUL) {

@@ -71,6 +71,14 @@ struct cpu_softmax {
     float *sum;
 };
 
+/* Scale vectors of one row with their weights: element i is times the product of
+ * weight v[i] + (1 - weight). */
+struct cpu_factors {
+    const float *v[LIMIT_REQUEST_ADAPTERS];
+    float weight[LIMIT_REQUEST_ADAPTERS];
+    uint32_t n;
+};
+
 struct cpu_rows {
     void (*join)(enum dtype held, const struct cpu_join_row *row);
     /* out = held(silu(factor * gate) * up) */
@@ -80,6 +88,8 @@ struct cpu_rows {
     void (*to_held)(enum dtype held, const float *x, float factor, uint32_t n, void *out);
     void (*add)(float *x, const float *y, uint32_t n);
     void (*scale)(float *x, float factor, uint32_t n);
+    void (*scale_by)(float *x, const float *v, float weight, uint32_t n);
+    void (*scale_held)(enum dtype held, void *x, const struct cpu_factors *factors, uint32_t n);
     void (*norm)(float *x, const float *gain, float eps, uint32_t n);
     void (*rope)(float *x, const float *cos_sin, uint32_t half); /* cos [half], then sin [half] */
     float (*softmax)(const struct cpu_softmax *page);

@@ -170,6 +170,7 @@ static inline void chunk_turn(const float *rows, size_t stride, uint32_t row_n, 
                               float *out)
 {
     for (uint32_t i = 0; i < row_n; i++) {
+        recurrent_ask(rows + (i + RECURRENT_AHEAD) * stride, n);
         for (uint32_t j = 0; j < n; j++) {
             out[(size_t)j * RECURRENT_CHUNK + i] = rows[i * stride + j];
         }

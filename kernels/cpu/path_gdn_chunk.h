@@ -137,6 +137,9 @@ static void gdn_chunk(const struct cpu_gdn_head *head, const struct cpu_chunk_sc
     size_t d_stride = recurrent_stride(head->value_dim);
     chunk_decay_init(&decay, head->g, n);
     for (uint32_t i = 0; i < n; i++) {
+        recurrent_ask(head->k + (i + RECURRENT_AHEAD) * head->stride, key_n);
+        recurrent_ask(head->q + (i + RECURRENT_AHEAD) * head->stride, key_n);
+        recurrent_ask(head->v + i * head->stride, head->value_dim);
         gdn_l2_norm(head->k + i * head->stride, key_n, 1.0f, s->wide[0] + (size_t)i * key_n);
         gdn_l2_norm(head->q + i * head->stride, key_n, 1.0f / sqrtf((float)key_n),
                     s->wide[1] + (size_t)i * key_n);

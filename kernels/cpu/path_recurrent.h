@@ -6,8 +6,6 @@
 #include "kernels/cpu/path_gdn_chunk.h"
 #include "kernels/cpu/path_ssd.h"
 
-#define RECURRENT_AHEAD 8u /* rows */
-
 static const float recurrent_zeros[RECURRENT_CHANNELS];
 
 /* One row's `left` channels from c on; row r's input j is input r + j of history and x together. */
@@ -56,7 +54,6 @@ static void recurrent_conv(const struct cpu_conv *conv)
 {
     for (uint32_t r = 0; r < conv->row_n; r++) {
         for (uint32_t c = 0; c < conv->n; c += VEC_N) {
-            /* a row is a page away from the next one, too far for the machine to see it coming */
             __builtin_prefetch(conv->x + (r + RECURRENT_AHEAD) * conv->x_stride + c);
             __builtin_prefetch(conv->out + (r + RECURRENT_AHEAD) * conv->out_stride + c, 1);
             recurrent_conv_at(conv, r, c, conv->n - c);

@@ -153,6 +153,7 @@ static void gdn_finish(const struct recurrent_job *job, const struct cpu_gdn_hea
     const float *z = op->x + kern_gdn_conv_n(op) + (size_t)head * op->value_dim;
     for (uint32_t i = 0; i < at->row_n; i++) {
         size_t out = ((size_t)(row + i) * op->value_head_n + head) * op->value_dim;
+        recurrent_ask(z + (row + i + RECURRENT_AHEAD) * job->in_stride, op->value_dim);
         dev->path->recurrent->gated(dev->args.held,
                                     &(struct cpu_gated){.y = at->o + i * at->o_stride,
                                                         .z = z + (row + i) * job->in_stride,

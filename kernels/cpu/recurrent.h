@@ -14,6 +14,17 @@
 #define RECURRENT_CHANNELS 64u                          /* of one unit of the convolution */
 #define RECURRENT_CHUNK    ((uint32_t)LIMIT_PROMPT_CUT) /* positions of one chunk at most */
 
+/* Asks for n floats of a row that comes RECURRENT_AHEAD rows later: one is pages away from the
+ * next, too far for the machine to see it coming. A hint; any address will do. */
+#define RECURRENT_AHEAD 8u
+
+static inline void recurrent_ask(const float *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 16) {
+        __builtin_prefetch(p + i);
+    }
+}
+
 /* The convolution of a sequence's rows, at most RECURRENT_CHANNELS channels of it. Arrays begin at
  * the first of them. history moves on; where the sequence begins it is taken as zeros. */
 struct cpu_conv {

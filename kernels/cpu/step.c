@@ -1,5 +1,6 @@
 /* What a step begins and ends with, and the two ops on the residual: embed and join. */
 #include "kernels/cpu/cpu_int.h"
+#include "kernels/effect.h"
 #include "kernels/fmath.h"
 
 #define STEP_ROWS 8u /* rows of one piece of row work */
@@ -68,10 +69,12 @@ void cpu_begin_step(struct kern_dev *dev, const struct kern_step *step)
     dev->step = *step;
     team_wake(dev->team);
     step_spans(dev);
+    dev->has_scales = false;
     for (uint32_t i = 0; i < step->seg_n; i++) {
         const struct kern_seg *seg = &step->segs[i];
         ASSERT_CMP(seg->version, <, dev->args.version_max);
         ASSERT(dev->versions[seg->version]);
+        dev->has_scales = dev->has_scales || effect_scale_at(dev->versions[seg->version], 0);
         ASSERT_CMP(seg->row_first + seg->row_n, <=, dev->args.row_max * LIMIT_REQUEST_ADAPTERS);
         for (uint32_t r = seg->row_first; r < seg->row_first + seg->row_n; r++) {
             dev->seg_rows[r] = step->seg_rows[r].row;

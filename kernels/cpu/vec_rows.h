@@ -37,6 +37,21 @@ static ALWAYS_INLINE void rows_store_held(enum dtype held, void *row, uint32_t i
     }
 }
 
+/* Elements [i, min(i + 16, n)) of a row of the held type, zeros behind it. */
+static ALWAYS_INLINE struct vec rows_load_held(enum dtype held, const void *row, uint32_t i,
+                                               uint32_t n)
+{
+    uint16_t tail[VEC_N] = {0};
+    if (held == DTYPE_F32) {
+        return rows_load((const float *)row + i, n - i);
+    }
+    if (n - i >= VEC_N) {
+        return vec_load_bf16((const uint16_t *)row + i);
+    }
+    memcpy(tail, (const uint16_t *)row + i, (n - i) * sizeof tail[0]);
+    return vec_load_bf16(tail);
+}
+
 static inline float rows_inverse_rms(struct vec squares, uint32_t n, float eps)
 {
     return 1.0f / sqrtf(vec_sum(squares) / (float)n + eps);

@@ -358,6 +358,28 @@ static void cuda_kv_discard(struct kern_dev *dev, uint32_t page)
     }
 }
 
+/* Beside the states nothing is taken: what the mixers keep between their launches stands where the
+ * linear's sums do. */
+static int cuda_state_open(struct kern_dev *dev, const struct kern_state *state, float **out_dev,
+                           struct err *err)
+{
+    struct cuda_ctx *ctx = &dev->ctx;
+    const struct cuda_piece pieces[] = {{&ctx->state.data, kern_state_bytes(state)}, {NULL, 0}};
+    ASSERT(!ctx->state.data && !dev->is_stepping && dev->capture_n == 0);
+    ASSERT_CMP(state->conv_n, <=, dev->args.n_max);
+    int rc = cuda_workspaces(dev, pieces, err);
+    if (rc) {
+        return rc;
+    }
+    ctx->state.slot_n = state->slot_n;
+    ctx->state.state_n = state->state_n;
+    ctx->state.conv_n = state->conv_n;
+    ctx->state.start_stride = effect_state_stride(state->state_n);
+    dev->plan.slot_start = mem_zalloc_n(state->slot_n, sizeof *dev->plan.slot_start);
+    *out_dev = ctx->state.data;
+    return 0;
+}
+
 static size_t cuda_weight_bytes(enum dtype held, uint32_t n, uint32_t k)
 {
     return (size_t)n * cuda_stride(k) * dtype_bytes(held);
@@ -462,6 +484,22 @@ static void cuda_op_attend(struct kern_dev *dev, const struct kern_attend *args)
     cuda_attend(&dev->ctx, args);
 }
 
+static void cuda_op_gdn(struct kern_dev *dev, const struct kern_gdn *args)
+{
+    ASSERT_CMP(kern_gdn_state_n(args), ==, dev->ctx.state.state_n);
+    ASSERT_CMP(kern_gdn_conv_n(args), ==, dev->ctx.state.conv_n);
+    ASSERT(args->key_dim <= LIMIT_STATE_DIM && args->value_dim <= LIMIT_STATE_DIM);
+    cuda_gdn(&dev->ctx, args);
+}
+
+static void cuda_op_ssd(struct kern_dev *dev, const struct kern_ssd *args)
+{
+    ASSERT_CMP(kern_ssd_state_n(args), ==, dev->ctx.state.state_n);
+    ASSERT_CMP(kern_ssd_conv_n(args), ==, dev->ctx.state.conv_n);
+    ASSERT(args->head_dim <= LIMIT_STATE_DIM && args->state_dim <= LIMIT_STATE_DIM);
+    cuda_ssd(&dev->ctx, args);
+}
+
 int cuda_available(struct err *err)
 {
     uint32_t n;
@@ -491,6 +529,7 @@ const struct kern kern_cuda = {
     .kv_discard = cuda_kv_discard,
     .kv_open = cuda_kv_open,
     .kv_bytes = cuda_kv_bytes,
+    .state_open = cuda_state_open,
     .workspace_bytes = cuda_workspace_bytes,
     .weight_bytes = cuda_weight_bytes,
     .weight_pack = cuda_weight_pack,
@@ -511,6 +550,8 @@ const struct kern kern_cuda = {
     .join = cuda_op_join,
     .linear = cuda_op_linear,
     .attend = cuda_op_attend,
+    .gdn = cuda_op_gdn,
+    .ssd = cuda_op_ssd,
     .head = cuda_op_head,
     .sample = cuda_op_sample,
     .score = cuda_op_score,

@@ -32,6 +32,7 @@ struct cuda_part {
     uint32_t seg_row_n;
     uint32_t split_n; /* attention's splits of all its rows */
     uint32_t tile_n;  /* attention's tiles of a prompt part, known when it was filled */
+    uint32_t run_n;   /* the same of its runs */
 };
 
 struct cuda_pinned {
@@ -68,6 +69,7 @@ struct cuda_plan {
     uint32_t *row_seg_n;  /* [row_max]: by step row, segments it lies in */
     bool *is_seq_placed;  /* [row_max]: by sequence, a row of it is in a part */
     bool *has_prompt;     /* [row_max]: by sequence */
+    uint32_t *slot_start; /* [slot_max]: index of the slot's start, of slots with a sequence */
     uint32_t *seg_at;     /* [row_max * LIMIT_REQUEST_ADAPTERS + 1]: a part's segment rows */
     uint32_t *seg_cursor; /* the same, while tiles are cut */
 };

@@ -20,7 +20,8 @@
  *   cp_async_wait<N>() (all but the N newest groups have arrived). What is not committed before
  *   the wait is not waited for; nothing may be under way at the kernel's end.
  * Loads: ld16(class, p) -> uint4, ld8 -> uint2, ld4 -> uint32_t; class LD_WEIGHT (streamed: no L1,
- *   evicted first), LD_ADAPTER, LD_KV; ld_count(class, bytes) for what cp_async16 brings.
+ *   evicted first), LD_ADAPTER, LD_KV, LD_STATE (recurrent states: slots' and
+ *   adapters'); ld_count(class, bytes) for what cp_async16 brings.
  * Maths: fast_exp(x): e^x for x <= 0, within 2 + 1.2 |x| ulp.
  * Between blocks: flag_signal(p), flag_wait(p, n), flag_join(p, n) -> true for the last of n (then
  *   the counter is 0 again), ticket_next(p, unit_n, stride): the next unit, unit_n or more when
@@ -40,7 +41,7 @@
 
 struct dev_stream; /* kernels/cuda/host.h */
 
-enum ld_class { LD_WEIGHT, LD_ADAPTER, LD_KV, LD_CLASS_N };
+enum ld_class { LD_WEIGHT, LD_ADAPTER, LD_KV, LD_STATE, LD_CLASS_N };
 
 #ifdef __CUDACC__
 #include "kernels/cuda/dev_nvcc.h"

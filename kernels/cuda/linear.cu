@@ -384,7 +384,7 @@ void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op)
 void cuda_logits(const struct cuda_ctx *ctx, const struct cuda_gather *op)
 {
     struct kern_linear linear = {};
-    linear.x = op->x;
+    linear.x = const_cast<void *>(op->x); /* no effect stands at the head */
     linear.k = op->k;
     linear.site_n = 1;
     linear.sites[0].n = op->n;

@@ -4,6 +4,7 @@
 #define KERNELS_CUDA_LINEAR_FINISH_H
 
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/held.h"
 #include "kernels/cuda/linear_expand.h"
 #include "kernels/fmath.h"
 
@@ -58,15 +59,6 @@ static DEV void finish_bias(const linear_job &job, const linear_out &out)
     __syncthreads();
 }
 
-/* Rounds to the held type; counts what had to be saturated. */
-template <class T> static DEV T finish_held(const linear_job &job, float v)
-{
-    if (sizeof(T) == 2 && job.saturated && (v > 65504.0f || v < -65504.0f)) {
-        atomicAdd(job.saturated, 1u);
-    }
-    return from_f32<T>(v);
-}
-
 /* The outputs of all sites of a row side by side. */
 static DEV void finish_store(const linear_job &job, const linear_out &out)
 {
@@ -101,7 +93,7 @@ template <class T> static DEV void finish_act_mul(const linear_job &job, const l
             float up = out.y[(r + half) * out.pitch + token];
             T *to = static_cast<T *>(job.op.out);
             to[(size_t)(out.token_first + token) * n + row] =
-                finish_held<T>(job, fmath_silu(job.op.gate_multiplier * gate) * up);
+                held_of<T>(job.saturated, fmath_silu(job.op.gate_multiplier * gate) * up);
         }
     }
 }
@@ -173,7 +165,7 @@ static DEV void finish_head(const linear_job &job, const linear_out &out, uint32
     at = ((at * 2 + p.site - 1) * kv.kv_head_n + head) * LIMIT_KV_PAGE + r.pos % LIMIT_KV_PAGE;
     T *to = static_cast<T *>(kv.data) + at * h.head_dim;
     for (uint32_t i = threadIdx.x % 32; i < h.head_dim; i += 32) {
-        to[i] = finish_held<T>(job, y[i * out.pitch]);
+        to[i] = held_of<T>(job.saturated, y[i * out.pitch]);
     }
 }
 

@@ -13,6 +13,7 @@
 #include "base/dtype.h"
 #include "kernels/cuda/step.h"
 #include "kernels/kern_ops.h"
+#include "kernels/kern_recurrent.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,6 +48,7 @@ struct cuda_ctx {
     struct cuda_gemm *gemm; /* base products of prompts */
     struct cuda_limits limits;
     struct cuda_kv kv;
+    struct cuda_state state;
 
     /* The part. */
     const struct cuda_step *step; /* device */
@@ -54,6 +56,7 @@ struct cuda_ctx {
     uint32_t sample_cap;          /* step->sample_n <= sample_cap */
     uint32_t score_n;             /* exact; 0 under capture */
     uint32_t tile_n;              /* of attention, for one KV head: exact; prompt form only */
+    uint32_t run_cap;             /* step->run_n <= run_cap: exact when eager */
     bool is_prompt;               /* prompt form: eager, rows of prompts */
     bool has_lowrank;             /* false: the part has no tiles */
     const float *inv_freq;        /* device [rotary_n / 2] */
@@ -109,6 +112,9 @@ void cuda_linear(const struct cuda_ctx *ctx, const struct kern_linear *op);
 void cuda_attend(const struct cuda_ctx *ctx, const struct kern_attend *op);
 /* The prompt form of cuda_attend, which calls it. attend_prompt.cu. */
 void cuda_attend_prompt(const struct cuda_ctx *ctx, const struct kern_attend *op);
+/* recurrent.cu; the recurrence itself: recurrent_step.cu, recurrent_chunk.cu. */
+void cuda_gdn(const struct cuda_ctx *ctx, const struct kern_gdn *op);
+void cuda_ssd(const struct cuda_ctx *ctx, const struct kern_ssd *op);
 void cuda_head(const struct cuda_ctx *ctx, const struct kern_head *op);
 void cuda_sample(const struct cuda_ctx *ctx, const struct kern_sample *op);
 void cuda_score(const struct cuda_ctx *ctx, const struct kern_score *op);

@@ -52,6 +52,7 @@ void cuda_plan_close(struct kern_dev *dev)
     struct cuda_plan *plan = &dev->plan;
     mem_free(plan->seg_cursor);
     mem_free(plan->seg_at);
+    mem_free(plan->slot_start);
     mem_free(plan->has_prompt);
     mem_free(plan->is_seq_placed);
     mem_free(plan->row_seg_n);
@@ -62,6 +63,22 @@ void cuda_plan_close(struct kern_dev *dev)
     mem_free(plan->row_part);
     mem_free(plan->order);
     mem_free(plan->parts);
+}
+
+/* Where the sequences of recurrent models begin, by slot. */
+static void plan_starts(struct kern_dev *dev)
+{
+    const struct kern_step *step = &dev->step;
+    for (uint32_t s = 0; s < step->seq_n; s++) {
+        ASSERT_CMP(step->seqs[s].slot, <, dev->ctx.state.slot_n);
+        dev->plan.slot_start[step->seqs[s].slot] = PART_NONE;
+    }
+    for (uint32_t i = 0; i < step->start_n; i++) {
+        ASSERT_CMP(step->starts[i].slot, <, dev->ctx.state.slot_n);
+        ASSERT_CMP(step->starts[i].version, <, dev->args.version_max);
+        ASSERT(dev->versions[step->starts[i].version]);
+        dev->plan.slot_start[step->starts[i].slot] = i;
+    }
 }
 
 static void plan_index(struct kern_dev *dev)
@@ -112,6 +129,16 @@ static uint32_t plan_changes(const struct kern_dev *dev, const struct kern_seq *
     return n;
 }
 
+static void plan_add_sample(const struct kern_dev *dev, uint32_t row, struct cuda_part *part)
+{
+    if (dev->plan.row_sample[row] != PART_NONE) {
+        const struct kern_sample_row *sample = &dev->step.samples[dev->plan.row_sample[row]];
+        part->sample_n++;
+        part->hist_n += sample->hist_n;
+        part->bias_n += sample->bias_n;
+    }
+}
+
 /* A row with all it brings. */
 static struct cuda_part plan_row(struct kern_dev *dev, uint32_t row)
 {
@@ -126,20 +153,38 @@ static struct cuda_part plan_row(struct kern_dev *dev, uint32_t row)
         plan->change_n[row] = plan_changes(dev, &step->seqs[s]);
         one.change_n = plan->change_n[row];
     }
-    if (plan->row_sample[row] != PART_NONE) {
-        const struct kern_sample_row *sample = &step->samples[plan->row_sample[row]];
-        one.sample_n = 1;
-        one.hist_n = sample->hist_n;
-        one.bias_n = sample->bias_n;
-    }
+    plan_add_sample(dev, row, &one);
     return one;
+}
+
+/* What must fit for a prompt's row to be placed: itself, and the rest of its chunk where a
+ * recurrent chunk begins with it. A chunk that were cut would round another way. */
+static struct cuda_part plan_need(const struct kern_dev *dev, uint32_t row, struct cuda_part need)
+{
+    uint32_t s = dev->plan.row_seq[row];
+    if (!dev->ctx.state.data || s == PART_NONE) {
+        return need;
+    }
+    const struct kern_seq *seq = &dev->step.seqs[s];
+    const struct kern_row *rows = dev->step.rows;
+    if (row != seq->row_first && rows[row].pos % LIMIT_PROMPT_CUT != 0) {
+        return need;
+    }
+    for (uint32_t r = row + 1; r < seq->row_first + seq->row_n; r++) {
+        if (rows[r].pos % LIMIT_PROMPT_CUT == 0) {
+            break;
+        }
+        need.row_n++;
+        plan_add_sample(dev, r, &need);
+    }
+    return need;
 }
 
 static bool plan_fits(const struct kern_dev *dev, const struct cuda_part *part,
                       const struct cuda_part *one, bool is_prompt)
 {
-    bool is_full = is_prompt ? part->row_n + 1 > dev->args.row_max
-                             : part->row_n + 1 > CUDA_PART_ROWS ||
+    bool is_full = is_prompt ? part->row_n + one->row_n > dev->args.row_max
+                             : part->row_n + one->row_n > CUDA_PART_ROWS ||
                                    part->split_n + one->split_n > cuda_split_max(&dev->ctx.limits);
     return !is_full && part->sample_n + one->sample_n <= CUDA_PART_ROWS &&
            part->change_n + one->change_n <= part_change_max(dev) &&
@@ -162,7 +207,8 @@ static void plan_form(struct kern_dev *dev, int form, uint32_t *row_n)
             continue;
         }
         struct cuda_part one = plan_row(dev, row);
-        if (!part || !plan_fits(dev, part, &one, is_prompt)) {
+        struct cuda_part need = is_prompt ? plan_need(dev, row, one) : one;
+        if (!part || !plan_fits(dev, part, &need, is_prompt)) {
             part = &plan->parts[plan->part_n++];
             *part = (struct cuda_part){.first = *row_n, .is_prompt = is_prompt};
         }
@@ -187,6 +233,9 @@ void cuda_plan_step(struct kern_dev *dev)
     plan->part_n = 0;
     plan->next = 0;
     plan_index(dev);
+    if (dev->ctx.state.data) {
+        plan_starts(dev);
+    }
     for (int form = 0; form < 3; form++) {
         plan_form(dev, form, &row_n);
     }
@@ -227,7 +276,7 @@ static struct part_layout layout_of(const struct cuda_part *part)
     l.hist = layout_take(&l, part->hist_n, sizeof(uint32_t));
     l.scores = layout_take(&l, part->score_n, sizeof(struct kern_score_row));
     l.score_out = layout_take(&l, part->score_n, sizeof(uint32_t));
-    l.runs = layout_take(&l, part->is_prompt ? part->row_n : 0, sizeof(struct cuda_run));
+    l.runs = layout_take(&l, part->row_n, sizeof(struct cuda_run));
     return l;
 }
 
@@ -255,7 +304,7 @@ static void fill_rows(struct kern_dev *dev, const struct cuda_part *part, char *
     for (uint32_t i = 0; i < part->row_n; i++) {
         uint32_t row = dev->plan.order[part->first + i];
         const struct kern_row *r = &dev->step.rows[row];
-        rows[i] = (struct cuda_row){r->token, r->slot, r->pos, r->flags};
+        rows[i] = (struct cuda_row){r->token, r->slot, r->pos, r->flags, 0};
         if (dev->plan.change_n[row] == 0) {
             continue;
         }
@@ -272,26 +321,39 @@ static void fill_rows(struct kern_dev *dev, const struct cuda_part *part, char *
     }
 }
 
-/* Runs of a prompt part's rows and their tiles. Returns the number of runs. */
-static uint32_t fill_runs(const struct kern_dev *dev, struct cuda_part *part, char *block,
-                          const struct part_layout *l)
+/* What the sequence of a run at position 0 begins with. */
+static void fill_start(const struct kern_dev *dev, struct cuda_run *run)
 {
-    const struct cuda_row *rows = (const struct cuda_row *)(const void *)(block + l->rows);
+    uint32_t i = dev->plan.slot_start[run->slot];
+    if (i != PART_NONE) {
+        run->start = dev->versions[dev->step.starts[i].version];
+        run->weight = dev->step.starts[i].weight;
+    }
+}
+
+/* Runs of a part's rows, and their tiles where they are of prompts. */
+static void fill_runs(const struct kern_dev *dev, struct cuda_part *part, char *block,
+                      const struct part_layout *l)
+{
+    struct cuda_row *rows = (struct cuda_row *)(void *)(block + l->rows);
     struct cuda_run *runs = (struct cuda_run *)(void *)(block + l->runs);
     uint32_t group = cuda_group(&dev->ctx.limits);
-    uint32_t n = 0;
     part->tile_n = 0;
-    for (uint32_t i = 0; i < part->row_n && part->is_prompt;) {
+    part->run_n = 0;
+    for (uint32_t i = 0; i < part->row_n;) {
         struct cuda_run run = {
             .row = i, .slot = rows[i].slot, .pos = rows[i].pos, .tile_first = part->tile_n};
         for (; i < part->row_n && rows[i].slot == run.slot && rows[i].pos == run.pos + run.row_n;
              i++) {
+            rows[i].run = part->run_n;
             run.row_n++;
         }
-        part->tile_n += DIV_UP(run.row_n * group, CUDA_TILE_PAIRS);
-        runs[n++] = run;
+        part->tile_n += part->is_prompt ? DIV_UP(run.row_n * group, CUDA_TILE_PAIRS) : 0;
+        if (run.pos == 0 && dev->ctx.state.data) {
+            fill_start(dev, &run);
+        }
+        runs[part->run_n++] = run;
     }
-    return n;
 }
 
 /* A segment's rows of this part, ascending: an insertion sort, which costs nothing where they
@@ -428,7 +490,8 @@ size_t cuda_part_fill(struct kern_dev *dev, uint32_t i, char *block, const char 
         .score_n = part->score_n,
     };
     fill_rows(dev, part, block, &l);
-    header.run_n = fill_runs(dev, part, block, &l);
+    fill_runs(dev, part, block, &l);
+    header.run_n = part->run_n;
     memcpy(block, &header, sizeof header);
     fill_tiles(dev, i, block, &l);
     fill_samples(dev, i, block, &l);

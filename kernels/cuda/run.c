@@ -95,6 +95,7 @@ static void run_part(struct kern_dev *dev, uint32_t index)
     ctx->sample_cap = part->sample_n;
     ctx->score_n = part->score_n;
     ctx->tile_n = part->tile_n;
+    ctx->run_cap = part->run_n;
 }
 
 static void run_begin_ops(struct kern_dev *dev)
@@ -131,6 +132,7 @@ int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struc
     ctx->has_lowrank = kind % 2 == 1;
     ctx->row_cap = MIN(run_bucket_rows(kind / 2), row_max);
     ctx->sample_cap = ctx->row_cap;
+    ctx->run_cap = ctx->row_cap;
     ctx->score_n = 0;
     dev->capture_n++;
     dev->is_capturing = true;

@@ -26,6 +26,7 @@ struct cuda_row {
     uint32_t slot;
     uint32_t pos;
     uint32_t flags; /* enum kern_row_flags */
+    uint32_t run;   /* that it lies in */
 };
 
 /* Row 32 * pass + i of the part, for bit i of the mask, has weight seg_rows[seg_row + bits set
@@ -37,14 +38,18 @@ struct cuda_tile {
     uint32_t seg_row;
 };
 
-/* Rows [row ..+row_n) of a prompt part: one sequence's at consecutive positions from pos on. Their
- * pairs are cut into tiles, row by row and head by head; tile_first: tiles of the runs before. */
+/* Rows [row ..+row_n) of a part: one sequence's at consecutive positions from pos on. In a prompt
+ * part their pairs are cut into tiles, row by row and head by head; tile_first: tiles of the runs
+ * before. A sequence that begins (pos 0) has the version in `start`, whose states times weight its
+ * recurrent layers begin with. */
 struct cuda_run {
     uint32_t row;
     uint32_t row_n;
     uint32_t slot;
     uint32_t pos;
     uint32_t tile_first;
+    float weight;
+    const char *start; /* device: an effect block, or NULL */
 };
 
 /* page_table[slot * page_stride + entry] becomes page, before anything else of the part runs. */
@@ -73,7 +78,7 @@ struct cuda_step {
     uint32_t change_n;
     uint32_t sample_n;
     uint32_t score_n;
-    uint32_t run_n; /* 0 in a part of generated rows */
+    uint32_t run_n;
 };
 
 /* Paged KV: [layer][page][K or V][kv_head][LIMIT_KV_PAGE][head_dim] of 16-bit elements (fp8 later:
@@ -87,6 +92,16 @@ struct cuda_kv {
     uint32_t kv_head_n;
     uint32_t head_dim;
     enum dtype dtype;
+};
+
+/* Recurrent states, fp32: [layer][slot][state_n, then the convolution's history] as
+ * kern_recurrent.h has them. */
+struct cuda_state {
+    float *data; /* device */
+    uint32_t slot_n;
+    uint32_t state_n;
+    uint32_t conv_n;
+    uint64_t start_stride; /* bytes from one layer's states to the next in an effect block */
 };
 
 #endif

@@ -55,12 +55,12 @@ struct emu_words {
 };
 void emu_words_get(struct emu_words *out);
 
-/* Of one kernel, or of all for NULL. Bytes by class: weights, adapters, KV (enum ld_class). */
+/* Of one kernel, or of all for NULL. Bytes by class: weights, adapters, KV, states (ld_class). */
 struct emu_stats {
     uint64_t launches;
     uint64_t blocks;
     uint64_t mma;
-    uint64_t bytes[3];
+    uint64_t bytes[4];
 };
 void emu_stats_get(const char *kernel, struct emu_stats *out);
 void emu_stats_reset(void);

@@ -50,7 +50,7 @@ void emu_stats_get(const char *kernel, emu_stats *out)
         out->launches += kernels[i].stats.launches;
         out->blocks += kernels[i].stats.blocks;
         out->mma += kernels[i].stats.mma;
-        for (int c = 0; c < 3; c++) {
+        for (int c = 0; c < 4; c++) {
             out->bytes[c] += kernels[i].stats.bytes[c];
         }
     }

@@ -155,6 +155,39 @@ static void ref_effects(struct kern_dev *dev, const struct kern_linear_site *sit
     }
 }
 
+/* Factor i of a scale whose vector is v. */
+static float ref_factor(const float *v, uint32_t i, float weight)
+{
+    return weight * v[i] + (1 - weight);
+}
+
+/* The scales of a row at a site, in segment order: of x (dev->x, which is rounded again), or of y.
+ */
+static void ref_scales(struct kern_dev *dev, const struct kern_linear_site *site, uint32_t k,
+                       uint32_t row, float *y)
+{
+    for (uint32_t i = 0; i < dev->step.seg_n; i++) {
+        const struct kern_seg *seg = &dev->step.segs[i];
+        const struct kern_seg_row *rows = dev->step.seg_rows + seg->row_first;
+        const char *block = dev->versions[seg->version];
+        const struct effect_scale *scale = effect_scale_at(block, site->site);
+        for (uint32_t r = 0; r < seg->row_n && scale; r++) {
+            bool is_mine = rows[r].row == row;
+            const float *v =
+                (const float *)(const void *)(block + (y ? scale->out_at : scale->in_at));
+            for (uint32_t j = 0; is_mine && y && scale->out_at && j < site->n; j++) {
+                y[j] *= ref_factor(v, j, rows[r].weight);
+            }
+            for (uint32_t j = 0; is_mine && !y && scale->in_at && j < k; j++) {
+                dev->x[j] *= ref_factor(v, j, rows[r].weight);
+            }
+        }
+    }
+    for (uint32_t j = 0; !y && j < k && dev->args.held == DTYPE_BF16; j++) {
+        dev->x[j] = bf16_round(dev->x[j]);
+    }
+}
+
 /* Rotate-half by the row's position: dimensions i and i + rotary_n / 2 are a pair. */
 static void ref_rope(const struct kern_dev *dev, uint32_t row, float *v)
 {
@@ -239,6 +272,9 @@ void ref_linear(struct kern_dev *dev, const struct kern_linear *op)
     for (uint32_t row = 0; row < dev->step.row_n; row++) {
         const float *x = ref_widen(dev, op->x, row, op->k);
         uint32_t at = 0;
+        if (op->site_n == 1) {
+            ref_scales(dev, &op->sites[0], op->k, row, NULL);
+        }
         for (uint32_t s = 0; s < op->site_n; s++) {
             const struct kern_linear_site *site = &op->sites[s];
             float *y = dev->y + at;
@@ -248,6 +284,7 @@ void ref_linear(struct kern_dev *dev, const struct kern_linear *op)
             for (uint32_t j = 0; j < site->n && site->bias; j++) {
                 y[j] += site->bias[j];
             }
+            ref_scales(dev, site, op->k, row, y);
             ref_effects(dev, site, op->k, row, y);
         }
         ref_post(dev, op, row, at, dev->y);

@@ -181,8 +181,8 @@ class Malformed(OwnRoot):
         config = "adapter_config.json"
         return [
             (self.config(peft_type=...), bad, f'{config}: "peft_type" is missing'),
-            (self.config(peft_type="IA3"), not_ours,
-             f'{config}: "peft_type" is "IA3", only "LORA" is supported'),
+            (self.config(peft_type="VERA"), not_ours,
+             f'{config}: "peft_type" is "VERA", only "LORA" and "IA3" are supported'),
             (self.config(use_dora=True), not_ours,
              f'{config}: "use_dora" is true, which is not supported'),
             (self.config(bias="all"), not_ours,
@@ -195,7 +195,7 @@ class Malformed(OwnRoot):
              f'{config}: "modules_to_save" is ["lm_head"], which is not supported'),
             (self.config(target_modules=["q_proj"]), bad,
              'is of a module that "target_modules" does not name'),
-            (self.remove(config), bad, f"the folder holds no {config}"),
+            (self.remove(config), bad, f"the folder holds no {config} and no states.safetensors"),
             (self.remove("adapter_model.safetensors"), bad,
              "adapter_model.safetensors is missing"),
             (self.cut, bad, "lies at bytes"),

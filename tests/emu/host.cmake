@@ -7,5 +7,7 @@ if(TARGET kern_emu)
   graft_test(host_test emu/host_test.c emu_host_kernels)
   graft_test(steps_test emu/steps_test.c kernels)
   graft_test(gemm_test emu/gemm_test.c kernels)
-  set_tests_properties(gemm_test host_faults_test host_test steps_test PROPERTIES LABELS emulated)
+  graft_test(recurrent_test emu/recurrent_test.c kernels)
+  set_tests_properties(gemm_test host_faults_test host_test recurrent_test steps_test
+    PROPERTIES LABELS emulated)
 endif()

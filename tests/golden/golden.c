@@ -31,7 +31,7 @@ static const struct batch_limits limits = {
     .start_max = 1,
 };
 
-static const char *const adapter_names[GOLDEN_ADAPTERS] = {"a", "b", "s", "n"};
+static const char *const adapter_names[GOLDEN_ADAPTERS] = {"a", "b", "s", "n", "ia3"};
 
 /* A sanitizer makes emulated instructions very slow, and their paths are the release build's to
  * check; GRAFT_LONG=1 runs them all the same. */

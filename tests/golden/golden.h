@@ -14,7 +14,7 @@
 #define GOLDEN_STEPS     64
 #define GOLDEN_VOCAB_MAX 160
 #define GOLDEN_SEGS_MAX  2
-#define GOLDEN_ADAPTERS  4
+#define GOLDEN_ADAPTERS  5
 
 struct golden_backend {
     char name[32]; /* "cpu avx512" */
@@ -53,8 +53,8 @@ uint32_t golden_backends(struct golden_backend *list, uint32_t max);
 /* Whether the backend can hold tests/golden/<name>. */
 bool golden_can_hold(const struct golden_backend *backend, const char *name);
 
-/* Opens tests/golden/<name> on a backend, with those of its adapters a, b, s and n that it has as
- * versions 0 to 3, prepared by the adapter store. */
+/* Opens tests/golden/<name> on a backend, with those of its adapters a, b, s, n and ia3 that it has
+ * as versions 0 to 4, prepared by the adapter store. */
 void golden_open(struct golden *g, const struct golden_backend *backend, const char *name);
 /* Its config.json with random weights of this seed, without adapters and expectations. */
 void golden_open_random(struct golden *g, const struct golden_backend *backend, const char *name,

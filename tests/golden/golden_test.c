@@ -29,6 +29,7 @@ static const struct golden_run runs[] = {
     {.name = "pair", .seg_n = 2, .segs = {{0, 0.7f}, {1, -0.4f}}},
     {.name = "s", .start = {2, 1}},
     {.name = "n", .start = {3, 1}},
+    {.name = "ia3", .seg_n = 1, .segs = {{4, 1}}},
     {.name = "sa", .seg_n = 1, .segs = {{0, 1}}, .start = {2, 1}},
 };
 
@@ -343,6 +344,7 @@ int main(void)
         CASE("qwen3-bf16"),
         CASE("llama-f16"),
         CASE("qwen3-f16"),
+        CASE("qwen2-ia3"),
         CASE("qwen35"),
         CASE("qwen35-nested"),
         CASE("qwen35-fused"),

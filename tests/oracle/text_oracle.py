@@ -19,6 +19,9 @@ from tokenizers import pre_tokenizers, processors, trainers
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
           r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# Marks go with letters, and no longer with punctuation; they still may stand before a run of them.
+QWEN35 = QWEN.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]+",
+                                                         r"[^\s\p{L}\p{M}\p{N}]+")
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADERS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
            "<|eot_id|>"]
@@ -60,6 +63,37 @@ HARD = [
     "caf\u00e9 cafe\u0301 xcafe\u0301\u0301", "[r]  [sp]  [b]", "re\u0301sume\u0301 r\u00e9sum\u00e9",
 ]
 
+# Combining marks: of scripts that spell vowels with them, decomposed, piled up, and where they have
+# no letter before them.
+MARKS = [
+    "हिन्दी में लिखा है, क्षत्रिय ज्ञान। कि।", "ประเทศไทย น้ำ ที่นี่ ผู้ใหญ่ ๑๒๓", "ພາສາລາວ ຢູ່",
+    "العَرَبِيَّةُ مُحَمَّدٌ ﷺ ١٢٣", "בְּרֵאשִׁית בָּרָא אֱלֹהִים",
+    "Tie\u0302\u0301ng Vie\u0323\u0302t nga\u0300y",
+    "தமிழ் மொழி க்ஷ", "བོད་སྐད་ བརྒྱད།", "မြန်မာဘာသာ ၁၂", "বাংলা ভাষা ড়", "ខ្មែរ ភាសា",
+    "ܫܠܵܡܵܐ ދިވެހި",
+    "Z\u0351\u036b\u0343a\u030b\u0301\u0337l\u0334\u0321g\u0315\u0328o\u0489\u0340",
+    "o\u20dd x\u20e3 1\ufe0f\u20e3 #\ufe0f\u20e3 ❤\ufe0f",
+    "\u0301", " \u0301", "\n\u0301\n", "!\u0301! !!\u0301\u0316a", "1\u03012\u0301",
+    "\u093f\u0915 .\u093f", "a \u0323\u0301b",
+    "'\u0301s it'\u0301s x's\u0301", "\u200d\u0301\u200ca\u200d\u0301",
+    "\u3099か\u3099 \u309aハ\u309a", "\u00a0\u0301\u2028\u0301",
+    "(\u0e31)\n\n \u0e31\r\n", "<think>\u0301</think>\u0301",
+    "\U0001d165\U0001d16e \U0001e8d0\U0001e944x",
+]
+
+# Digits and punctuation, of ASCII and not; letters some of whose bytes are digits in the byte-level
+# alphabet.
+DIGITS = [
+    "1", "12", "123", "1234", "1234567", "a1b22c333d4444", " 1 12  123", "3.14159, 1,000,000.00!",
+    "١٢٣٤ १२३ ๑๒", "ⅧⅨ ½¾ ²³¹ ①② 一二三 𝟘𝟙 𒐀", "v1.2.3-rc4+b5", "!?", "a!?b", "$1+1=2|^~`<>",
+    "«x» „y“ ‹z› …",
+    "。、「」！？，", "¿qué? ¡sí!", "a_b-c—d–e", "؟،؛ ।॥ ៕", "§¶†‡•‰ ©®™ °±",
+    "\u166d\U000111c9\u061d\u1b7d\u2e52", "...  ...\n...",
+    "ò ó ù ü ý þ ¼ Ḳ Ἶ 漢字 𐒲", "x'\u00b2s'll 'll2", " !1 ! 1", "0xDEADBEEF 1e-9 10% #1 @2",
+    "(1)[2]{3}", "\u0301!\u0301 1\u0301",
+    "1<|im_end|>2!<|endoftext|>!3",
+]
+
 
 def byte_level(prefix=False, regex=False):
     return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex, trim_offsets=False)
@@ -70,10 +104,10 @@ def split_and_bytes(pattern):
         [pre_tokenizers.Split(Regex(pattern), "isolated", invert=False), byte_level()])
 
 
-def train(tok, vocab):
+def train(tok, vocab, corpus=tuple(CORPUS)):
     trainer = trainers.BpeTrainer(vocab_size=vocab, show_progress=False, min_frequency=1,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    tok.train_from_iterator(CORPUS * 2, trainer)
+    tok.train_from_iterator(corpus * 2, trainer)
     tok.decoder = decoders.ByteLevel()
 
 
@@ -151,7 +185,45 @@ def odd():
     return tok
 
 
-STYLES = {"gpt2": gpt2, "llama3": llama3, "qwen": qwen, "odd": odd}
+def qwen35():
+    """As qwen, but letter runs take combining marks."""
+    tok = Tokenizer(models.BPE())
+    tok.normalizer = normalizers.NFC()
+    tok.pre_tokenizer = split_and_bytes(QWEN35)
+    train(tok, 640, (*CORPUS, *MARKS))
+    tok.post_processor = processors.ByteLevel(trim_offsets=False)
+    tok.add_special_tokens([special(s) for s in CHATML])
+    tok.add_tokens([plain("<think>", normalized=False), plain("</think>", normalized=False)])
+    return tok
+
+
+def falcon():
+    """Steps behind ByteLevel, which see its alphabet: bytes such as 0xB2 are digits there."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Punctuation("contiguous"), byte_level(regex=True),
+        pre_tokenizers.Digits(individual_digits=False),
+        pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    train(tok, 560, (*CORPUS, *DIGITS))
+    tok.add_special_tokens([special(s) for s in CHATML])
+    return tok
+
+
+def steps():
+    """Digits and Punctuation one at a time, before ByteLevel and behind it; a prefix space; whole
+    words before merges."""
+    tok = Tokenizer(models.BPE(ignore_merges=True))
+    tok.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation("isolated"),
+        byte_level(prefix=True), pre_tokenizers.Punctuation("contiguous"),
+        pre_tokenizers.Split("Ġ", "isolated"), pre_tokenizers.Digits(individual_digits=True)])
+    train(tok, 420, (*CORPUS, *DIGITS))
+    tok.add_special_tokens([special(s) for s in CHATML])
+    return tok
+
+
+STYLES = {"gpt2": gpt2, "llama3": llama3, "qwen": qwen, "odd": odd, "qwen35": qwen35,
+          "falcon": falcon, "steps": steps}
 
 
 def assigned():
@@ -159,6 +231,13 @@ def assigned():
     return [chr(c) for c in range(0x110000)
             if not 0xD800 <= c <= 0xDFFF and unicodedata.category(chr(c)) != "Cn"
             and not 0xE000 <= c <= 0xF8FF and c < 0xF0000]
+
+
+def disputed_punctuation():
+    """Each character that the library and Unicode 14 disagree about, behind a letter."""
+    split = pre_tokenizers.Punctuation("isolated").pre_tokenize_str
+    return "".join("a" + c for c in assigned()
+                   if (len(split("a" + c)) == 2) != (unicodedata.category(c)[0] == "P"))
 
 
 def pools(chars):
@@ -227,6 +306,8 @@ def main():
     args.add_argument("--out", type=Path,
                       default=Path(__file__).resolve().parents[1] / "golden" / "text")
     args = args.parse_args()
+    own_texts = {"qwen35": MARKS + HARD[:50], "falcon": DIGITS + HARD[10:50],
+                 "steps": [disputed_punctuation(), *DIGITS, *HARD[10:40]]}
     rng = random.Random(14)
     from_pools = pools(assigned())
     texts = [random_text(rng, from_pools, 6) for _ in range(2500)]
@@ -234,7 +315,7 @@ def main():
     for name, make in STYLES.items():
         tok = make()
         (args.out / f"{name}.json").write_text(tok.to_str())
-        write(args.out / f"{name}.cases.json", [case(tok, t) for t in HARD])
+        write(args.out / f"{name}.cases.json", [case(tok, t) for t in own_texts.get(name, HARD)])
         fuzz[name] = [fnv(tok.encode(t, add_special_tokens=False).ids) for t in texts]
     write(args.out / "fuzz.json", fuzz)
 

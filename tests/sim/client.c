@@ -33,6 +33,16 @@ void client_adapter_name(uint32_t index, char name[LIMIT_ADAPTER_NAME_BYTES])
     snprintf(name, LIMIT_ADAPTER_NAME_BYTES, "a%u", index);
 }
 
+bool client_has_rows(const char *name)
+{
+    return name[1] != '5';
+}
+
+bool client_has_states(const char *name)
+{
+    return name[1] == '5' || name[1] == '6';
+}
+
 static void make_adapters(struct request *request, struct dice *dice)
 {
     static const float weights[] = {1, 0.5f, -1, 0, 2, 1};
@@ -103,24 +113,30 @@ void client_make(struct client *client, struct dice *dice, uint64_t key, int64_t
 static void check_started(struct client *client)
 {
     const struct request *request = &client->request;
+    uint32_t state_n = 0;
     assert_false(client->is_started);
     client->is_started = true;
     for (uint32_t i = 0; i < request->adapter_n; i++) {
+        const struct request_adapter *adapter = &request->adapters[i];
         uint64_t content = strtoull(request->revisions[i], NULL, 16);
         assert_true(content != 0);
-        if (request->adapters[i].weight != 0) {
-            client->adapters =
-                fake_adapters(client->adapters, content, request->adapters[i].weight);
+        if (adapter->weight != 0 && client_has_rows(adapter->name)) {
+            client->adapters = fake_adapters(client->adapters, content, adapter->weight);
         }
+        if (adapter->weight != 0 && client_has_states(adapter->name)) {
+            client->state = fake_state(content, adapter->weight);
+        }
+        state_n += client_has_states(adapter->name);
     }
+    assert_true(state_n <= 1); /* else it was refused */
 }
 
 static void fold_to(struct client *client, uint32_t n)
 {
     for (; client->folded_n < n; client->folded_n++) {
         uint32_t pos = client->folded_n;
-        client->fold =
-            fake_fold(client->fold, fake_entry(client->history[pos], pos, client->adapters));
+        uint64_t entry = fake_entry(client->history[pos], pos, client->adapters + client->state);
+        client->fold = fake_fold(client->fold, entry);
     }
 }
 
@@ -239,6 +255,20 @@ static void check_finished(const struct client *client, const struct event *even
     }
 }
 
+/* Refused for asking for more than one beginning. */
+static void check_states(const struct client *client)
+{
+    const struct request *request = &client->request;
+    const char *text = request->err.text;
+    uint32_t state_n = 0;
+    for (uint32_t i = 0; i < request->adapter_n; i++) {
+        bool has_states = client_has_states(request->adapters[i].name);
+        assert_true(!has_states || strstr(text, request->adapters[i].name));
+        state_n += has_states;
+    }
+    assert_int_equal(state_n, 2);
+}
+
 static void check_failed(const struct client *client)
 {
     static const int codes[] = {
@@ -247,7 +277,10 @@ static void check_failed(const struct client *client)
         ERR_ADAPTER_LOADING, ERR_ADAPTER_NOT_FOUND,   ERR_BAD_FILE,
     };
     const struct err *err = &client->request.err;
-    bool is_known = false;
+    bool is_known = err->code == ERR_INVALID_PARAMETER;
+    if (is_known) {
+        check_states(client);
+    }
     for (size_t i = 0; i < ARRAY_N(codes); i++) {
         is_known = is_known || codes[i] == err->code;
     }

@@ -35,13 +35,18 @@ struct client {
     bool is_stopped;
     uint32_t prompt_seen_n;
     uint32_t token_seen_n;
-    uint64_t adapters; /* what its adapters add up to */
+    uint64_t adapters; /* what its adapters with rows add up to */
+    uint64_t state;    /* what the one with states begins it with, 0 = nothing */
     uint64_t fold;     /* over the first folded_n positions */
     uint32_t folded_n;
 };
 
 /* "a0".."a7"; the last one has no folder. */
 void client_adapter_name(uint32_t index, char name[LIMIT_ADAPTER_NAME_BYTES]);
+
+/* What an adapter of that name changes: rows, what sequences begin with, or both. */
+bool client_has_rows(const char *name);
+bool client_has_states(const char *name);
 
 /* A random request with this key, at this time. */
 void client_make(struct client *client, struct dice *dice, uint64_t key, int64_t now_ns);

@@ -12,6 +12,11 @@ uint64_t fake_adapters(uint64_t so_far, uint64_t content, float weight)
     return kern_mix64(so_far + content * 3 + f32_bits(weight) + 1);
 }
 
+uint64_t fake_state(uint64_t content, float weight)
+{
+    return kern_mix64(content * 7 + f32_bits(weight)) | 1;
+}
+
 uint64_t fake_entry(uint32_t token, uint32_t pos, uint64_t adapters)
 {
     return kern_mix64(kern_mix64(adapters + token + 1) + pos);

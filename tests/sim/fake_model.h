@@ -13,6 +13,10 @@
 /* What a position's adapters add up to, in the request's order; starts at 0. */
 uint64_t fake_adapters(uint64_t so_far, uint64_t content, float weight);
 
+/* What a sequence that begins with an adapter's states adds to all its positions' adapters; not 0.
+ */
+uint64_t fake_state(uint64_t content, float weight);
+
 /* What is kept in the KV cache for a position. */
 uint64_t fake_entry(uint32_t token, uint32_t pos, uint64_t adapters);
 

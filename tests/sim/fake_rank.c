@@ -64,6 +64,7 @@ static uint64_t hash_batch(uint64_t hash, const struct batch *b)
     hash_bytes(&hash, batch_pages(b), b->page_n * sizeof(uint32_t));
     hash_bytes(&hash, batch_segs(b), b->seg_n * sizeof(struct batch_seg));
     hash_bytes(&hash, batch_seg_rows(b), b->seg_row_n * sizeof(struct batch_seg_row));
+    hash_bytes(&hash, batch_starts(b), b->start_n * sizeof(struct batch_start));
     for (uint32_t i = 0; i < b->sample_n; i++) { /* the record has padding */
         const struct batch_sample *s = &batch_samples(b)[i];
         hash_bytes(&hash, s, offsetof(struct batch_sample, top_k));
@@ -179,6 +180,33 @@ static void run_segs(struct fake_rank *rank, const struct fake_step *step)
     rank->mixed_n += b->seg_n > 1;
 }
 
+/* A sequence whose first row is at position 0 begins anew: with its start's states, or with none.
+ * No other sequence has a start, and none has two. */
+static void run_starts(struct fake_rank *rank, const struct fake_step *step)
+{
+    const struct batch *b = step->cmd.batch;
+    uint32_t found_n = 0;
+    for (uint32_t i = 0; i < b->seq_n; i++) {
+        const struct batch_seq *seq = &batch_seqs(b)[i];
+        uint32_t own_n = 0;
+        uint64_t state = 0;
+        for (uint32_t k = 0; k < b->start_n; k++) {
+            const struct batch_start *start = &batch_starts(b)[k];
+            if (start->slot == seq->slot) {
+                assert_true(start->weight != 0);
+                state = fake_state(block_content(step->starts[k]), start->weight);
+                own_n++;
+            }
+        }
+        bool is_first = batch_rows(b)[seq->row_first].pos == 0;
+        assert_true(own_n <= is_first);
+        rank->states[seq->slot] = is_first ? state : rank->states[seq->slot];
+        found_n += own_n;
+    }
+    assert_int_equal(found_n, b->start_n);
+    rank->start_n += found_n;
+}
+
 static uint64_t *kv_at(const struct fake_rank *rank, const struct batch *b,
                        const struct batch_seq *seq, uint32_t pos)
 {
@@ -197,7 +225,8 @@ static void run_rows(struct fake_rank *rank, const struct batch *b)
             }
             bool is_last = row->flags & BATCH_ROW_FROM_SLOT;
             uint32_t token = is_last ? rank->last_tokens[row->slot] : row->token;
-            *kv_at(rank, b, seq, row->pos) = fake_entry(token, row->pos, rank->row_adapters[k]);
+            *kv_at(rank, b, seq, row->pos) =
+                fake_entry(token, row->pos, rank->row_adapters[k] + rank->states[row->slot]);
         }
     }
 }
@@ -255,6 +284,7 @@ static void run_step(struct fake_rank *rank, const struct fake_step *step)
     check_seqs(rank, b);
     check_biases(b);
     run_segs(rank, step);
+    run_starts(rank, step);
     run_rows(rank, b);
     for (uint32_t i = 0; i < b->sample_n; i++) {
         const struct batch_sample *sample = &batch_samples(b)[i];
@@ -276,6 +306,9 @@ static void fake_set_version(struct fake_rank *rank, const struct rank_cmd *cmd)
         for (uint32_t k = 0; k < b->seg_n; k++) {
             assert_int_not_equal(batch_segs(b)[k].version, cmd->version);
         }
+        for (uint32_t k = 0; k < b->start_n; k++) {
+            assert_int_not_equal(batch_starts(b)[k].version, cmd->version);
+        }
     }
     rank->versions[cmd->version] = cmd->block_dev;
 }
@@ -295,6 +328,10 @@ static void fake_send_step(struct fake_rank *rank, const struct rank_cmd *cmd)
     assert_true(b->seg_n <= ARRAY_N(step->blocks));
     for (uint32_t i = 0; i < b->seg_n; i++) {
         step->blocks[i] = rank->versions[batch_segs(b)[i].version];
+    }
+    assert_true(b->start_n <= ARRAY_N(step->starts));
+    for (uint32_t i = 0; i < b->start_n; i++) {
+        step->starts[i] = rank->versions[batch_starts(b)[i].version];
     }
 }
 

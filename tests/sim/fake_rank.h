@@ -33,6 +33,7 @@ struct fake_step {
     int64_t due_ns;
     bool has_due; /* the simulation sets due_ns */
     const struct fake_block *blocks[FAKE_SLOTS * LIMIT_REQUEST_ADAPTERS]; /* by segment */
+    const struct fake_block *starts[FAKE_SLOTS];                          /* by start */
 };
 
 /* What penalties look at. */
@@ -50,6 +51,7 @@ struct fake_rank {
     struct fake_counts *counts;         /* [slot_n] */
     const void **versions;              /* [LIMIT_VERSIONS] */
     uint64_t *row_adapters;             /* [row_max]: of the step that is run */
+    uint64_t states[FAKE_SLOTS];        /* what the sequence in a slot began with */
     struct fake_step steps[FAKE_STEPS]; /* oldest first */
     uint32_t unread_n;
     bool is_quit;
@@ -58,6 +60,7 @@ struct fake_rank {
     uint64_t hash;      /* over all batches */
     uint64_t step_n;
     uint64_t mixed_n;  /* steps with more than one segment */
+    uint64_t start_n;  /* sequences that began with an adapter's states */
     uint64_t ahead_n;  /* steps sent before the one before was read */
     uint64_t sample_n; /* tokens sampled, those that nobody was told included */
 };

@@ -62,6 +62,8 @@ static void fake_prepare(struct fake_store *store, struct prepare_job *job)
         return;
     }
     version->kind = "fake";
+    version->has_rows = client_has_rows(job->name);
+    version->has_states = client_has_states(job->name);
     version->block_bytes = sizeof(struct fake_block) * (1 + content % 3);
     version->block = mem_zalloc(version->block_bytes);
     struct fake_block *block = version->block;

@@ -71,6 +71,7 @@ struct sim {
     bool is_draining;
     uint32_t lost_n;
     uint32_t preempt_n;
+    uint32_t again_n;   /* clients that began with states more than once, and finished */
     uint64_t token_n;   /* generated tokens that clients were told */
     uint64_t discard_n; /* samples that nobody may have been told, at most */
     uint64_t event_hash;
@@ -360,6 +361,8 @@ static void sim_event(struct sim *sim, const struct event *event)
         sim->discard_n += client->is_ended ? sim_discards(sim, event) : 0;
         sim->finished_n += event->type == EVENT_FINISHED;
         sim->preempt_n += client->is_ended ? client->request.stats.preempt_n : 0;
+        sim->again_n += event->type == EVENT_FINISHED && client->state != 0 &&
+                        client->request.stats.preempt_n > 0;
     }
 }
 
@@ -384,13 +387,24 @@ static uint32_t sim_slot_id(const struct sched *sched, uint32_t slot)
     return id;
 }
 
+/* A version that an unread step names is pinned, and lies where the rank found it. */
+static void sim_check_version(const struct sim *sim, uint32_t version,
+                              const struct fake_block *found)
+{
+    const struct registry *registry = core_registry(sim->core);
+    const struct placed *placed = &registry->placed[version];
+    const char *block = (const char *)registry->config.pool + registry->pool.nodes[placed->node].at;
+    assert_true(placed->entry != NONE && placed->pins > 0);
+    assert_ptr_equal(block, found);
+}
+
 /* What unread steps name is still what it was. */
 static void sim_check_unread(const struct sim *sim)
 {
     const struct sched *sched = core_sched(sim->core);
-    const struct registry *registry = core_registry(sim->core);
     for (uint32_t i = 0; i < sim->rank.unread_n; i++) {
-        const struct batch *b = sim->rank.steps[i].cmd.batch;
+        const struct fake_step *step = &sim->rank.steps[i];
+        const struct batch *b = step->cmd.batch;
         for (uint32_t k = 0; k < b->seq_n; k++) {
             const struct batch_seq *seq = &batch_seqs(b)[k];
             uint32_t id = sim_slot_id(sched, seq->slot);
@@ -399,11 +413,10 @@ static void sim_check_unread(const struct sim *sim)
                                 seq->page_n * sizeof(uint32_t));
         }
         for (uint32_t k = 0; k < b->seg_n; k++) {
-            const struct placed *placed = &registry->placed[batch_segs(b)[k].version];
-            const char *block =
-                (const char *)registry->config.pool + registry->pool.nodes[placed->node].at;
-            assert_true(placed->entry != NONE && placed->pins > 0);
-            assert_ptr_equal(block, sim->rank.steps[i].blocks[k]);
+            sim_check_version(sim, batch_segs(b)[k].version, step->blocks[k]);
+        }
+        for (uint32_t k = 0; k < b->start_n; k++) {
+            sim_check_version(sim, batch_starts(b)[k].version, step->starts[k]);
         }
     }
 }
@@ -499,6 +512,8 @@ static void sim_end(struct sim *sim)
 struct tally {
     uint64_t step_n;
     uint64_t mixed_n;
+    uint64_t start_n;
+    uint64_t again_n; /* of clients that begin with states, preempted and finished */
     uint64_t finished_n;
     uint64_t preempt_n;
     uint64_t lost_n;
@@ -520,6 +535,8 @@ static uint64_t sim_run(uint64_t seed, uint32_t step_ahead, struct tally *tally)
     sim_end(sim);
     tally->step_n += sim->rank.step_n;
     tally->mixed_n += sim->rank.mixed_n;
+    tally->start_n += sim->rank.start_n;
+    tally->again_n += sim->again_n;
     tally->finished_n += sim->finished_n;
     tally->preempt_n += sim->preempt_n;
     tally->lost_n += sim->lost_n;
@@ -543,15 +560,18 @@ static void chaos(uint32_t step_ahead)
         uint64_t hash = sim_run(seed, step_ahead, &tally);
         assert_true(hash == sim_run(seed, step_ahead, &tally));
     }
-    print_message("\nsteps %llu, sent ahead %llu, with several segments %llu, finished %llu, "
-                  "preemptions %llu, samples discarded %llu, devices lost %llu\n",
+    print_message("\nsteps %llu, sent ahead %llu, with several segments %llu, starts with states "
+                  "%llu, finished though preempted %llu, finished %llu, preemptions %llu, samples "
+                  "discarded %llu, devices lost %llu\n",
                   (unsigned long long)tally.step_n, (unsigned long long)tally.ahead_n,
-                  (unsigned long long)tally.mixed_n, (unsigned long long)tally.finished_n,
+                  (unsigned long long)tally.mixed_n, (unsigned long long)tally.start_n,
+                  (unsigned long long)tally.again_n, (unsigned long long)tally.finished_n,
                   (unsigned long long)tally.preempt_n, (unsigned long long)tally.discard_n,
                   (unsigned long long)tally.lost_n);
     if (!one) {
         assert_true(tally.mixed_n > 10 * tally.run_n && 2 * tally.preempt_n > tally.run_n &&
                     tally.finished_n > 20 * tally.run_n && tally.lost_n > 0 && tally.discard_n > 0);
+        assert_true(tally.start_n > 2 * tally.run_n && tally.again_n > 0);
         assert_true(step_ahead == 0 ? tally.ahead_n == 0
                                     : (step_ahead == 1 ? 50 : 2) * tally.ahead_n > tally.step_n);
     }

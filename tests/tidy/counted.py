@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights, adapter factors and KV are read through the counted words only.
+"""Weights, adapter factors, KV and states are read through the counted words only.
 
     counted.py [ROOT]
 
@@ -25,10 +25,13 @@ SOURCES = {
     "KV": re.compile(r"\bkv(?:\.|->)data\b"),
     "an adapter's block": re.compile(r"\btile(?:\.|->)block\b"),
     "an adapter's A": re.compile(r"\bshrink(?:\.|->)a\b"),
+    "states": re.compile(r"\bstate(?:\.|->)data\b"),
+    "a version's states": re.compile(r"\brun(?:\.|->)start\b"),
+    "what a state begins with": re.compile(r"\bfrom(?:\.|->)at\b"),
     "rows of weights": re.compile(r"\brows(?:\.|->)row\[[^\]]*\]"),
 }
 CARRIERS = {"attend_widen": "p", "finish_b": "b"}  # function: the parameter that brings one
-RETURNS = {"attend_at"}
+RETURNS = {"attend_at", "recurrent_slot"}
 CAST = re.compile(r"\b(?:static|reinterpret|const)_cast<[^<>()]*>\s*$")
 CALLEE = re.compile(r"(\w+)(?:<[\w\s,*:]*>)?\s*$")
 GROUPING = {"if", "while", "for", "return", "switch", "sizeof", ""}

@@ -30,8 +30,8 @@ static const struct malformed malformed_configs[] = {
     {BAD_CONFIG("{\"r\":2,\"r\":3}"), ERR_BAD_FILE,
      "adapter_config.json: line 1: not valid JSON: duplicate object key near '\"r\"'"},
     {BAD_CONFIG("{}"), ERR_BAD_FILE, "adapter_config.json: \"peft_type\" is missing"},
-    {BAD_CONFIG("{\"peft_type\":\"IA3\"}"), REFUSED,
-     "adapter_config.json: \"peft_type\" is \"IA3\", only \"LORA\" is supported"},
+    {BAD_CONFIG("{\"peft_type\":\"VERA\"}"), REFUSED,
+     "adapter_config.json: \"peft_type\" is \"VERA\", only \"LORA\" and \"IA3\" are supported"},
     {BAD_CONFIG("{\"peft_type\":\"LORA\"}"), ERR_BAD_FILE,
      "adapter_config.json: \"target_modules\" is missing"},
     {BAD_CONFIG("{\"peft_type\":\"LORA\",\"target_modules\":\"all-linear\"}"), REFUSED,
@@ -213,7 +213,11 @@ static void files_are_refused(void **state)
     assert_int_equal(truncate(path, LIMIT_CONFIG_JSON_BYTES + 1), 0);
     expect(ERR_BAD_FILE, "adapter_config.json is 1048577 bytes long, limit is 1048576");
     assert_int_equal(remove(path), 0);
-    expect(ERR_BAD_FILE, "the folder holds no adapter_config.json");
+    expect(ERR_BAD_FILE, "adapter_model.bin is a pickle, which is never read; the folder holds no "
+                         "adapter_config.json");
+    make_path(&dir, "x/adapter_model.bin", path);
+    assert_int_equal(remove(path), 0);
+    expect(ERR_BAD_FILE, "the folder holds no adapter_config.json and no states.safetensors");
     struct prepare_job job;
     make_prepare(store, "y", &job);
     assert_int_equal(job.err.code, ERR_ADAPTER_NOT_FOUND);

@@ -181,7 +181,8 @@ static const struct variant variants[] = {
     {"qwen3", "", "\"layer_types\":[\"full_attention\",\"full_attention\"]", NULL, 0},
     {"llama", "model_type", "\"x\":null", "\"model_type\" is missing", ERR_BAD_FILE},
     {"llama", "model_type", "\"model_type\":\"mistral\"",
-     "\"model_type\" is \"mistral\", only llama, qwen2 and qwen3 are implemented",
+     "\"model_type\" is \"mistral\", only llama, qwen2, qwen3, qwen3_5 and falcon_h1 are "
+     "implemented",
      ERR_NOT_IMPLEMENTED},
     {"llama", "architectures", "\"x\":null",
      "\"architectures\" is missing, for model_type \"llama\" only [\"LlamaForCausalLM\"] is "

@@ -20,6 +20,8 @@ struct fake_folder {
     uint32_t bytes;   /* 0: there is no such folder */
     uint32_t content; /* changes with every new content */
     int fail;         /* != 0: loading fails with this code */
+    bool has_states;
+    bool has_no_rows;
 };
 
 struct fake {
@@ -109,6 +111,8 @@ static inline void fake_prepare(struct fake *f, struct prepare_job *job)
     memcpy(v->name, job->name, sizeof v->name);
     memcpy(v->revision, revision, sizeof v->revision);
     v->kind = "lora";
+    v->has_rows = !folder->has_no_rows;
+    v->has_states = folder->has_states;
     v->block_bytes = folder->bytes;
     v->room = job->room;
     v->block = v->room;

@@ -14,7 +14,7 @@
 #define GOLDEN     TEST_ROOT "/tests/golden/text/"
 #define FILE_BYTES (1u << 20)
 
-static const char *const styles[] = {"gpt2", "llama3", "qwen", "odd"};
+static const char *const styles[] = {"gpt2", "llama3", "qwen", "odd", "qwen35", "falcon", "steps"};
 
 static json_t *golden(const char *name)
 {

@@ -394,6 +394,31 @@ static void test_chatml(void **state)
     tokenizer_close(tk);
 }
 
+/* A template that branches on thinking and trims is ChatML all the same: what it would add to the
+ * messages or to the header of the answer is not rendered. */
+static void test_chatml_thinking(void **state)
+{
+    (void)state;
+    static const char content[] = " \xE0\xA4\x95\xE0\xA4\xBF\n<think>\nno\n</think>\n\n ";
+    const struct chat_message message = {"user", content, sizeof content - 1};
+    struct tokenizer *tk = open_model(
+        "qwen35",
+        "{\"bos_token\":null,\"eos_token\":\"<|im_end|>\",\"unk_token\":\"<|endoftext|>\"}",
+        "{%- set content = render_content(message.content)|trim %}{{- '<|im_start|>' }}"
+        "{%- if enable_thinking is defined and enable_thinking is true %}{{- '<think>\n' }}"
+        "{%- else %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}");
+    uint32_t eos = 0;
+    uint32_t end = 1;
+    assert_int_equal(chat_style(tk), CHAT_CHATML);
+    check_chat(tk, &message, 1,
+               "<|im_start|>user\n \xE0\xA4\x95\xE0\xA4\xBF\n<think>\nno\n</think>\n\n <|im_end|>\n"
+               "<|im_start|>assistant\n");
+    assert_true(tokenizer_eos_id(tk, &eos));
+    assert_true(tokenizer_token_id(tk, "<|im_end|>", &end));
+    assert_int_equal(eos, end);
+    tokenizer_close(tk);
+}
+
 static void test_chat_bos(void **state)
 {
     (void)state;
@@ -460,13 +485,12 @@ static void test_chat_refusals(void **state)
 /* One word of many bytes, and as many blanks: the merge loop and the matcher must not
  * take the square of it. The end is checked against what the library makes of such runs: all of one
  * kind but for the rest. */
-static void test_long_words(void **state)
+static void check_long_words(const char *style)
 {
-    (void)state;
-    static const char bytes[] = {'a', ' ', '\n'};
+    static const char bytes[] = {'a', ' ', '\n', '1', '!'};
     size_t n = 100000;
     char *text = mem_alloc(n);
-    struct tokenizer *tk = open_golden("llama3");
+    struct tokenizer *tk = open_golden(style);
     for (size_t i = 0; i < ARRAY_N(bytes); i++) {
         struct token_vec ids = {0};
         struct buf out = {0};
@@ -486,6 +510,13 @@ static void test_long_words(void **state)
     mem_free(text);
 }
 
+static void test_long_words(void **state)
+{
+    (void)state;
+    check_long_words("llama3");
+    check_long_words("falcon");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -498,6 +529,7 @@ int main(void)
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_stop_holds_back),
         cmocka_unit_test(test_chatml),
+        cmocka_unit_test(test_chatml_thinking),
         cmocka_unit_test(test_chat_bos),
         cmocka_unit_test(test_chat_refusals),
         cmocka_unit_test(test_long_words),
