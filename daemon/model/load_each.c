@@ -133,16 +133,16 @@ static bool load_has_bias(const struct model_desc *desc, enum site_place place)
 
 static int load_site(const struct load_at *at, const struct site *site, struct layer_weights *out)
 {
-    char name[LIMIT_TENSOR_NAME + 8];
+    char name[64];
     const char *path = site->module + strlen(LAYERS_PREFIX);
     struct load_want want = {.n = site->n, .k = site->k, .matrix = &out->w[site->place]};
     path = strchr(path, '.') + 1; /* behind the layer's number */
-    snprintf(name, sizeof name, "%s.weight", path);
+    snprintf(name, sizeof name, "%.50s.weight", path);
     load_name(at, name, &want);
     load_find_fused(at->desc, site, &want);
     int rc = at->walk->visit(at->walk->state, &want, at->walk->err);
     if (rc == 0 && load_has_bias(at->desc, site->place)) {
-        snprintf(name, sizeof name, "%s.bias", path);
+        snprintf(name, sizeof name, "%.50s.bias", path);
         rc = load_vector(at, name, site->n, &out->bias[site->place]);
     }
     return rc;
