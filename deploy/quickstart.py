@@ -3,8 +3,8 @@
 
     deploy/quickstart.py unix:/path/graftd.sock [--count 200]
 
-Prints a few prompts under the base, each LoRA, each S0 state and both kinds on one request, then the
-exact-match accuracy of each on held-out prompts and the device memory that its adapters take. Exits
+Prints a few prompts under the base, each LoRA, each S0 state and both kinds on one request, then
+the exact-match accuracy of each on held-out prompts and the device memory of its adapters. Exits
 with 1 when a LoRA answers less than 90 % of its task's prompts exactly, an S0 state (alone or with
 the format's LoRA) less than 80 %, or the base more than 25 % of any.
 """
