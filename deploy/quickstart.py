@@ -3,9 +3,10 @@
 
     deploy/quickstart.py unix:/path/graftd.sock [--count 200]
 
-Prints a few prompts under the base, each adapter and weighted pairs, then the exact-match accuracy
-of each on held-out prompts. Exits with 1 when an adapter answers less than 90 % of its task's
-prompts exactly, or the base more than 25 % of any.
+Prints a few prompts under the base, each LoRA, each S0 state and both kinds on one request, then
+the exact-match accuracy of each on held-out prompts and the device memory of its adapters. Exits
+with 1 when a LoRA answers less than 90 % of its task's prompts exactly, an S0 state (alone or with
+the format's LoRA) less than 80 %, or the base more than 25 % of any.
 """
 import argparse
 import os
@@ -21,7 +22,8 @@ import tasks  # noqa: E402
 
 IN_FLIGHT = 64  # lanes at once: what the daemon puts into one batch by default
 SHOWN = 3
-ADAPTER_BAR, BASE_BAR = 0.90, 0.25
+BARS = {"lora": 0.90, "s0": 0.80}
+BASE_BAR = 0.25
 
 
 class Lanes:
@@ -62,10 +64,12 @@ def plan(count):
     """(label, adapters, what is right) of everything that is shown, the base first."""
     rows = [("base", [], None)]
     for name in tasks.ADAPTERS:
-        rows.append((name, [(name, 1.0)], (name, False)))
+        rows += [(a, [(a, 1.0)], (name, False)) for a in (name, name + tasks.STATE)]
     rows.append((tasks.FORMAT, [(tasks.FORMAT, 1.0)], ("copy", True)))
-    for name in tasks.ADAPTERS:
-        rows.append((f"{name}+{tasks.FORMAT}", [(name, 1.0), (tasks.FORMAT, 1.0)], (name, True)))
+    pairs = tasks.ADAPTERS[:1] + [name + tasks.STATE for name in tasks.ADAPTERS]
+    for name in pairs:
+        rows.append((f"{name}+{tasks.FORMAT}", [(name, 1.0), (tasks.FORMAT, 1.0)],
+                     (name.removesuffix(tasks.STATE), True)))
     return rows, tasks.held_out(count)
 
 
@@ -73,7 +77,7 @@ def show(rows, lines, texts):
     for i in range(SHOWN):
         print(f"\n  {lines[i].text}")
         for r, (label, _, _) in enumerate(rows):
-            print(f"    {label:12s} {texts[r * len(lines) + i]}")
+            print(f"    {label:14s} {texts[r * len(lines) + i]}")
 
 
 def accuracy(lines, texts, task, as_json):
@@ -81,21 +85,24 @@ def accuracy(lines, texts, task, as_json):
     return right / len(lines)
 
 
-def judge(rows, lines, texts):
+def judge(rows, lines, texts, known):
     count, failed = len(lines), []
     base = texts[:count]
     print(f"\n  exact answers of {count} held-out prompts\n")
-    print(f"    {'adapters':14s} {'with':>7s} {'base':>7s}")
+    print(f"    {'adapters':14s} {'kinds':9s} {'bytes':>9s} {'with':>7s} {'base':>7s}")
     for r, (label, adapters, right) in enumerate(rows):
         if right is None:
             continue
         mine = accuracy(lines, texts[r * count:(r + 1) * count], *right)
         plain = accuracy(lines, base, *right)
-        print(f"    {label:14s} {mine:7.1%} {plain:7.1%}")
+        used = [known[name] for name, _ in adapters]
+        kinds, size = "+".join(a.kind for a in used), sum(a.device_bytes for a in used)
+        print(f"    {label:14s} {kinds:9s} {size:9,d} {mine:7.1%} {plain:7.1%}")
         if plain > BASE_BAR:
             failed.append(f"base answers {plain:.1%} of {label}, more than {BASE_BAR:.0%}")
-        if len(adapters) == 1 and mine < ADAPTER_BAR:
-            failed.append(f"{label} answers {mine:.1%}, less than {ADAPTER_BAR:.0%}")
+        bar = BARS.get(used[0].kind, 0) if len(used) == 1 or used[0].kind == "s0" else 0
+        if mine < bar:
+            failed.append(f"{label} answers {mine:.1%}, less than {bar:.0%}")
     return failed
 
 
@@ -106,6 +113,7 @@ def main():
     args = parser.parse_args()
     stubs.path()
     import grpc
+    from graft.v1 import adapter_pb2, adapter_pb2_grpc
     from graft.v1 import inference_pb2 as pb
     from graft.v1 import inference_pb2_grpc as pb_grpc
 
@@ -120,7 +128,9 @@ def main():
     seconds = time.monotonic() - begin
     texts = [answers[r, i] for r in range(len(rows)) for i in range(len(lines))]
     show(rows, lines, texts)
-    failed = judge(rows, lines, texts)
+    listed = adapter_pb2_grpc.AdapterServiceStub(channel).ListAdapters(
+        adapter_pb2.ListAdaptersRequest())
+    failed = judge(rows, lines, texts, {a.name: a for a in listed.adapters})
     print(f"\n  {len(jobs)} requests under {len(rows)} different sets of adapters, "
           f"{lanes.tokens} tokens in {lanes.steps} steps "
           f"({lanes.tokens / max(lanes.steps, 1):.1f} tokens a step), {seconds:.1f} s")

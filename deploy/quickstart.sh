@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # From nothing to different adapters answering in one batch. Usage: deploy/quickstart.sh [--keep]
 #
-# Installs the Debian packages it needs, builds graftd, starts it on the demo model with its
-# adapters, and shows the same prompts under the base, every adapter and weighted pairs, all in one
-# batch, with the measured accuracy of each. Fails when the accuracy is not what the demo promises.
+# Installs the Debian packages it needs, builds graftd, starts it on the demo model, a hybrid of
+# gated DeltaNet and attention, and shows the same prompts under the base, LoRAs, S0 states and both
+# on one request, all in one batch, with the measured accuracy and the bytes of each. Fails when the
+# accuracy is not what the demo promises.
 # Stops the server at the end unless --keep is given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,9 +63,9 @@ if [ $keep -eq 1 ]; then
 
 The server goes on (process $server, log $log). Try:
   export GRAFTD_ADDRESS=$socket
-  build/release/daemon/ctl/graftctl generate --adapter date --adapter json@0.8 \\
+  build/release/daemon/ctl/graftctl generate --adapter date-s0 --adapter json \\
     \$'Ada Moreau paid invoice 42 on 3 March 2021, ada.moreau@mail.org\n=>\n'
-  build/release/daemon/ctl/graftctl adapters get date
+  build/release/daemon/ctl/graftctl adapters get date-s0
   kill $server    # drains and stops
 END
 else

@@ -156,8 +156,9 @@ TASKS = {
     "swap": lambda x: ", ".join(reversed(x.name.title().split())),
     "month": lambda x: MONTH[x.month - 1],
 }
-ADAPTERS = ["slug", "date", "redact", "title", "roman"]  # an adapter on a task each
-FORMAT = "json"                                          # and one that is a format
+ADAPTERS = ["slug", "date", "redact", "title", "roman"]  # a LoRA and a state on each
+STATE = "-s0"                                            # what a state's name ends in
+FORMAT = "json"                                          # and one LoRA that is a format
 
 
 def answer(line, task="copy", as_json=False):
@@ -215,7 +216,9 @@ def main():
             right = {name: answer(line, name) for name in TASKS}
             right[FORMAT] = answer(line, as_json=True)
             for name in ADAPTERS:
-                right[f"{name}+{FORMAT}"] = answer(line, name, as_json=True)
+                right[name + STATE] = right[name]
+                for one in (name, name + STATE):
+                    right[f"{one}+{FORMAT}"] = answer(line, name, as_json=True)
             print(json.dumps({"prompt": prompt(line.text), "line": line.text, "answers": right}))
     else:
         for text in sys.stdin:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the demo model: tokenizer, base, LoRA adapters, and the figures in README.md.
+"""Makes the demo model: tokenizer, base, S0 states, LoRA adapters, and the figures in README.md.
 
 Run offline and by hand; neither the build nor the tests need it. Everything is seeded, and every
 step's data depends on the seed and the step alone, so a run that was cut off goes on where its
@@ -7,19 +7,22 @@ last checkpoint (in --work) was and makes what it would have made.
 
   train.py tokenizer          train and write the tokenizer
   train.py base               train the base; saves it to model/ at every checkpoint
-  train.py adapter NAME       train one adapter; the format goes last, on top of the others
+  train.py state NAME         train one task's S0 state on the finished base
+  train.py adapter NAME       train one LoRA adapter; the format goes last, on top of all others
   train.py eval               exact match of the saved files, greedy, on held-out lines
   train.py probe              one training step of a fresh model, to see that it runs
 
---arch qwen3 is the dense model, --arch qwen3_5 the hybrid (gated DeltaNet and attention).
 Needs torch, transformers, peft, tokenizers and safetensors.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import math
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -27,14 +30,18 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 import tasks
 
 HERE = Path(__file__).resolve().parent
 SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
          r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+LAYERS = "lfffl"           # l: gated DeltaNet, f: attention
+COPIED = [None, 0, 1, 2, 3]  # the layer of the dense model that each grew out of
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END = "<|im_end|>"
 CHATML = (
@@ -93,31 +100,51 @@ def load_tokenizer(args):
 
 # --- model -----------------------------------------------------------------------------------
 
-def make_config(args, tok):
+def make_config(tok):
     vocab = -(-len(tok) // 64) * 64
-    common = dict(
-        vocab_size=vocab, hidden_size=160, intermediate_size=448, num_hidden_layers=4,
-        num_attention_heads=6, num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
+    kinds = {"l": "linear_attention", "f": "full_attention"}
+    return transformers.Qwen3_5TextConfig(
+        vocab_size=vocab, hidden_size=160, intermediate_size=448, num_hidden_layers=len(LAYERS),
+        layer_types=[kinds[k] for k in LAYERS], num_attention_heads=6, num_key_value_heads=2,
+        head_dim=32, linear_conv_kernel_dim=4, linear_key_head_dim=32, linear_value_head_dim=16,
+        linear_num_key_heads=4, linear_num_value_heads=8, max_position_embeddings=1024,
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=1.0),
         rms_norm_eps=1e-6, tie_word_embeddings=True, use_cache=True,
         bos_token_id=None, pad_token_id=tok.pad_token_id,
         eos_token_id=tok.convert_tokens_to_ids(END))
-    if args.arch == "qwen3":
-        return transformers.Qwen3Config(**common)
-    common["head_dim"] = 64  # only a quarter of it turns with the position
-    return transformers.Qwen3_5TextConfig(
-        **common, linear_conv_kernel_dim=4, linear_key_head_dim=32, linear_value_head_dim=32,
-        linear_num_key_heads=4, linear_num_value_heads=8,
-        layer_types=["linear_attention", "linear_attention", "linear_attention",
-                     "full_attention"])
 
 
 def make_model(args, tok):
+    """The hybrid, not trained yet: says what the dense model says wherever it starts from zeros,
+    but for what the attention did that the last layer lost."""
     torch.manual_seed(args.seed)
-    kind = {"qwen3": "Qwen3ForCausalLM", "qwen3_5": "Qwen3_5ForCausalLM"}[args.arch]
-    model = getattr(transformers, kind)(make_config(args, tok)).float()
+    model = transformers.Qwen3_5ForCausalLM(make_config(tok)).float()
+    dense = transformers.AutoModelForCausalLM.from_pretrained(args.dense, dtype=torch.float32)
+    old = dense.state_dict()
+    for name, p in model.named_parameters():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        source = name
+        if layer:
+            n = COPIED[int(layer[1])]
+            source = name.replace(layer[0], f"model.layers.{n}.")
+        if name.endswith("A_log"):  # memories of a few tokens to ones that outlast the prompt
+            p.data = torch.linspace(math.log(0.001), math.log(0.3), p.numel())
+        elif name.endswith("dt_bias"):
+            p.data.zero_()
+        elif "linear_attn.out_proj" in name or (source not in old and "down_proj" in name):
+            p.data.zero_()  # says nothing yet
+        elif name.endswith("norm.weight") and source in old and "linear_attn" not in name:
+            p.data = old[source] - 1  # stored around zero
+        elif "q_proj" in name:  # a gate of zeros lets half through
+            q = old[source].unflatten(0, (-1, model.config.head_dim))
+            p.data = torch.cat([q, torch.zeros_like(q)], 1).flatten(0, 1)
+        elif "o_proj" in name:
+            p.data = 2 * old[source]
+        elif source in old:
+            p.data = old[source]
     count = sum(p.numel() for p in model.parameters())
     assert count <= 3_000_000, count
-    print(kind, f"{count:,} parameters", flush=True)
+    print(f"{count:,} parameters", flush=True)
     return model
 
 
@@ -138,61 +165,110 @@ def load_base(args):
     return transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
 
 
+# --- states ----------------------------------------------------------------------------------
+
+class Scan:
+    """Stands in for the chunked delta rule of transformers and starts sequences from states."""
+    plain = staticmethod(modeling_qwen3_5.torch_chunk_gated_delta_rule)
+    states = None   # one tensor [sequences or 1, HV, K, V] a recurrent layer; none: zeros
+    is_pad = None   # where a sequence has not begun yet, [sequences, tokens]
+
+    def __init__(self, chunk):
+        self.chunk, self.turn = chunk, itertools.count()
+
+    def __call__(self, query, key, value, g, beta, **kw):
+        if self.states is not None:
+            layer = next(self.turn) % len(self.states)
+            if kw.get("initial_state") is None:
+                kw["initial_state"] = self.states[layer].expand(query.shape[0], -1, -1, -1)
+        if self.is_pad is not None:
+            g = g.masked_fill(self.is_pad[:, :, None], 0.0)  # else padding would wear the state off
+        return self.plain(query, key, value, g, beta, **kw | dict(chunk_size=self.chunk))
+
+
+SCAN = Scan(32)
+modeling_qwen3_5.torch_chunk_gated_delta_rule = SCAN
+
+
+@contextlib.contextmanager
+def started(states, is_pad=None):
+    """Every sequence starts from the states given."""
+    SCAN.states, SCAN.is_pad, SCAN.turn = states, is_pad, itertools.count()
+    try:
+        yield
+    finally:
+        SCAN.states = SCAN.is_pad = None
+
+
+def recurrent(model):
+    return [i for i, kind in enumerate(model.config.layer_types) if kind == "linear_attention"]
+
+
+def state_shape(model):
+    c = model.config
+    return [c.linear_num_value_heads, c.linear_key_head_dim, c.linear_value_head_dim]
+
+
+def save_state(args, model, name, states):
+    out = args.adapters / (name + tasks.STATE)
+    out.mkdir(parents=True, exist_ok=True)
+    layers, shape = recurrent(model), state_shape(model)
+    save_file({str(i): s.detach().reshape(shape).float().contiguous()
+               for i, s in zip(layers, states)}, out / "states.safetensors")
+    os.chmod(out / "states.safetensors", 0o644)
+    config = dict(n_steps=args.steps, lr=args.lr, l2_lambda=0.0, alpha=1.0, normalize=False,
+                  grad_clip=1.0, max_length=1024)
+    meta = dict(arch="gated_delta_net", recurrent_layers=layers, state_shape=shape)
+    for file, what in (("config.json", config), ("meta.json", meta)):
+        with open(out / file, "w") as f:
+            json.dump(what, f, indent=2)
+            f.write("\n")
+
+
+def load_state(args, name):
+    """The states as they are injected, in the order of the layers."""
+    folder = args.adapters / name
+    with open(folder / "config.json") as f:
+        config = json.load(f)
+    assert not config["normalize"]
+    found = load_file(folder / "states.safetensors")
+    return [config["alpha"] * found[k][None] for k in sorted(found, key=int)]
+
+
 # --- batches ---------------------------------------------------------------------------------
 
 class Batch:
-    """Prompts with their answers, each answer token with a weight in the loss.
+    """Sequences of a prompt and an answer each; the loss is on the answers alone."""
 
-    A dense model reads a prompt once with all its answers behind it, each of which sees the
-    prompt and itself only (mask and positions see to that): half the work. A recurrent layer
-    knows no such mask, so the hybrid gets a sequence for each answer.
-    """
+    def __init__(self, rows):
+        # rows: (prompt ids, answer ids with the end token, where the loss begins, key of the state)
+        self.rows = sorted(rows, key=lambda r: len(r[0]) + len(r[1]))
 
-    def __init__(self, rows, share):
-        # rows: (prompt ids, [(answer ids with the end token, weights), ...])
-        if not share:
-            rows = [(prompt, [answer]) for prompt, answers in rows for answer in answers]
-        self.ids, self.pos, self.seg, where, labels, weights = [], [], [], [], [], []
-        for b, (prompt, answers) in enumerate(rows):
-            ids, pos, seg = prompt[:-1], list(range(len(prompt) - 1)), [0] * (len(prompt) - 1)
-            for k, (answer, weight) in enumerate(answers):
-                where += [(b, len(ids) + i) for i in range(len(answer))]
-                labels += answer
-                weights += weight
-                ids = ids + prompt[-1:] + answer[:-1]
-                pos = pos + list(range(len(prompt) - 1, len(prompt) - 1 + len(answer)))
-                seg = seg + [k + 1] * len(answer)
-            self.ids.append(ids)
-            self.pos.append(pos)
-            self.seg.append(seg)
-        width = max(map(len, self.ids))
+    def parts(self):
+        """Short sequences and long ones apart, to pad less."""
+        half = len(self.rows) // 2
+        return [p for p in (self.rows[:half], self.rows[half:]) if p]
 
-        def pad(rows, x):
-            return torch.tensor([r + [x] * (width - len(r)) for r in rows])
-
-        self.ids, self.pos, self.seg = pad(self.ids, 0), pad(self.pos, 0), pad(self.seg, -1)
-        self.where = torch.tensor(where).T
-        self.labels, self.weights = torch.tensor(labels), torch.tensor(weights)
-        self.share = share
-
-    def logits(self, model):
-        """The model's logits wherever it has to say an answer's next token."""
-        kw = {}
-        if self.share:
-            i, j = self.seg[:, :, None], self.seg[:, None, :]
-            seen = ((j == 0) | (i == j)) & torch.ones(i.shape[1], i.shape[1]).tril().bool()
-            kw = dict(attention_mask=torch.zeros(seen.shape).masked_fill(
-                ~seen, torch.finfo(torch.float32).min)[:, None], position_ids=self.pos)
-        body = model.model(input_ids=self.ids, use_cache=False, **kw)
-        return model.lm_head(body.last_hidden_state[self.where[0], self.where[1]])
-
-    def loss(self, model):
-        logits = self.logits(model)
-        each = F.cross_entropy(logits, self.labels, reduction="none")
-        with torch.no_grad():
-            right = logits.argmax(-1) == self.labels
-            self.right = right[self.weights > 0].float().mean().item()
-        return (each * self.weights).sum() / self.weights.sum()
+    def step(self, model, states):
+        """Adds the gradients of the whole batch; states(keys) says what sequences start from."""
+        total = sum(len(a) - begin for _, a, begin, _ in self.rows)
+        loss = right = 0
+        for rows in self.parts():
+            width = -(-max(len(p) + len(a) for p, a, _, _ in rows) // 16) * 16
+            ids = torch.tensor([p + a[:-1] + [0] * (width - len(p) - len(a) + 1)
+                                for p, a, _, _ in rows])
+            where = torch.tensor([(b, len(p) - 1 + i) for b, (p, a, begin, _) in enumerate(rows)
+                                  for i in range(begin, len(a))]).T
+            labels = torch.tensor([t for _, a, begin, _ in rows for t in a[begin:]])
+            with started(states([r[3] for r in rows])):
+                body = model.model(input_ids=ids, use_cache=False)
+            logits = model.lm_head(body.last_hidden_state[where[0], where[1]])
+            part = F.cross_entropy(logits, labels, reduction="sum") / total
+            part.backward()
+            loss += part.item()
+            right += (logits.argmax(-1) == labels).sum().item() / total
+        self.right = right
+        return loss
 
 
 class Encoder:
@@ -205,11 +281,8 @@ class Encoder:
         return [e.ids for e in self.tok.backend_tokenizer.encode_batch(
             texts, add_special_tokens=False)]
 
-    def answers(self, line):
-        """Token ids of all answers to a line: {(task, as_json): ids}."""
-        keys = [(t, j) for j in (False, True) for t in tasks.TASKS]
-        ids = self.ids([tasks.answer(line, t, j) for t, j in keys])
-        return {k: i + [self.end] for k, i in zip(keys, ids)}
+    def answer(self, line, task, wrap):
+        return self.ids([tasks.answer(line, task, wrap)])[0] + [self.end]
 
     def prompt(self, line, chat=False):
         if chat:
@@ -220,62 +293,35 @@ class Encoder:
         return self.ids([text])[0]
 
 
-def common(a, b):
-    return sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], zip(a, b)))
-
-
-STEPS = {"roman": 120, "json": 140}  # the two adapters that are not done after 60
-COPY = 12.0       # weight of a copy's token where another answer would go on differently
+STEPS = {"slug": 90, "date": 90, "roman": 60, "json": 120}  # LoRAs that 40 steps do not do
+STEPS_STATE = 24
 CHAT = 0.15       # share of prompts in the chat template's form
-LONG = [("copy", False)] * 5 + [("copy", True)] * 2 + [("redact", False)] * 2 + [("redact", True)]
+WRAPPED = 0.25    # share of answers inside JSON
+SHARE = dict(copy=4, redact=2, slug=3, date=3, title=3, roman=3)
 
 
 def base_rows(enc, rng, lines, count):
-    """Lines with a few answers each, one of them long: what the base learns.
-
-    The input never tells the task, so the model's best guess at the first token (and wherever
-    answers part ways later) is the mixture it was trained on. The copy outweighs all else there
-    and is what the base says greedily. Elsewhere every token counts the same, so that the rare
-    answers are learned as fast as the copy.
-    """
-    short = [t for t in tasks.TASKS if t not in ("copy", "redact")]
+    """Lines with the answer of one task each. The input never tells the task: the state does."""
     rows = []
     for line in itertools.islice(lines, count):
-        all_ids = enc.answers(line)
-        chosen = [rng.choice(LONG)]
-        plain, wrapped = rng.sample(short, 4), rng.sample(short, 2)
-        if "roman" not in plain and rng.random() < 0.5:
-            plain[0] = "roman"  # a table to know by heart, not letters to copy: takes longer
-        chosen += [(t, False) for t in plain] + [(t, True) for t in wrapped]
-        answers = []
-        for task, wrap in chosen:
-            ids = all_ids[task, wrap]
-            weights = [1.0] * len(ids)
-            if task == "copy":
-                for other in tasks.TASKS:
-                    if other != "copy":
-                        weights[common(ids, all_ids[other, wrap])] = COPY
-            if wrap:
-                weights[0] = 0.5
-            answers.append((ids, weights))
-        rows.append((enc.prompt(line, rng.random() < CHAT), answers))
+        task = rng.choices(list(SHARE), SHARE.values())[0]
+        wrap = rng.random() < WRAPPED
+        rows.append((enc.prompt(line, rng.random() < CHAT), enc.answer(line, task, wrap), 0,
+                     (task, wrap)))
     return rows
 
 
 def adapter_rows(enc, rng, lines, count, task, wrap):
-    """Lines with the one answer an adapter is for.
+    """Lines with the one answer an adapter or a state is for.
 
-    A task's adapter also sees its answer inside JSON, but learns nothing about the JSON's
-    opening: it must still know its task there, so that the format's adapter can be added to it.
+    A task's also sees its answer inside JSON, but learns nothing about the JSON's opening: it
+    must still know its task there, so that the format's adapter can be added to it.
     """
     rows = []
     for line in itertools.islice(lines, count):
-        all_ids = enc.answers(line)
-        answers = [(all_ids[task, wrap], [1.0] * len(all_ids[task, wrap]))]
-        if not wrap:
-            ids = all_ids[task, True]
-            answers.append((ids, [0.0] * enc.opening + [1.0] * (len(ids) - enc.opening)))
-        rows.append((enc.prompt(line, rng.random() < CHAT), answers))
+        inside = wrap or rng.random() < WRAPPED
+        rows.append((enc.prompt(line, rng.random() < CHAT), enc.answer(line, task, inside),
+                     enc.opening if inside and not wrap else 0, None))
     return rows
 
 
@@ -283,33 +329,51 @@ def adapter_rows(enc, rng, lines, count, task, wrap):
 
 def rate(step, args):
     """Short warm-up, flat, and a straight line down to nothing over the last --decay steps."""
-    warm = min(100, args.steps / 10)
-    return args.lr * min(1.0, (step + 1) / warm, (args.steps - step) / args.decay)
+    warm = min(20, args.steps // 2)
+    return min(1.0, (step + 1) / warm, (args.steps - step) / args.decay)
 
 
-def train(args, name, params, opt, make_batch, model, after=lambda step: None):
+def share_grads(params, workers):
+    """Averages the gradients of all workers."""
+    if workers == 1:
+        return
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten()
+                      for p in params])
+    torch.distributed.all_reduce(flat)
+    for p, g in zip(params, flat.split([p.numel() for p in params])):
+        p.grad = (g / workers).view_as(p)
+
+
+def train(args, name, params, opts, make_batch, after=lambda step: None):
     """The loop of base and adapters. Params are what is learned: {name: parameter}."""
-    path, start = args.work / f"{name}-{args.arch}.pt", 0
+    path, start = args.work / f"{name}.pt", 0
     if path.exists():
         state = torch.load(path)
         with torch.no_grad():
             for n, p in params.items():
                 p.copy_(state["params"][n])
-        opt.load_state_dict(state["opt"])
+        for opt, saved in zip(opts, state["opts"]):
+            opt.load_state_dict(saved)
         start = state["step"]
         print(name, "resumed at step", start, flush=True)
+    peak = [[g["lr"] for g in opt.param_groups] for opt in opts]
+    if path.exists():
+        peak = state["peak"]
     began, total, right, seen = time.time(), 0.0, 0.0, 0
     for step in range(start, args.steps):
-        rng = random.Random(f"{name} {args.seed} {step}")
-        batch = make_batch(rng, tasks.lines(f"{name} {args.seed} {step}"))
-        loss = batch.loss(model)
-        loss.backward()
+        data = f"{name} {args.seed} {step} {args.rank_of}"
+        rng = random.Random(data)
+        loss, batch = make_batch(rng, tasks.lines(data))
+        share_grads(list(params.values()), args.workers)
         torch.nn.utils.clip_grad_norm_(params.values(), 1.0)
-        for group in opt.param_groups:
-            group["lr"] = rate(step, args)
-        opt.step()
-        opt.zero_grad()
-        total, right, seen = total + loss.item(), right + batch.right, seen + 1
+        for opt, rates in zip(opts, peak):
+            for group, lr in zip(opt.param_groups, rates):
+                group["lr"] = lr * rate(step, args)
+            opt.step()
+            opt.zero_grad()
+        total, right, seen = total + loss, right + batch.right, seen + 1
+        if args.rank_of:
+            continue
         if (step + 1) % args.log == 0:
             print(f"{name} step {step + 1}/{args.steps} loss {total / seen:.4f} token accuracy "
                   f"{right / seen:.4f} {(time.time() - began) / (step + 1 - start):.2f} s/step",
@@ -317,7 +381,8 @@ def train(args, name, params, opt, make_batch, model, after=lambda step: None):
             total, right, seen = 0.0, 0.0, 0
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
             temp = path.with_suffix(".tmp")
-            torch.save(dict(step=step + 1, params=params, opt=opt.state_dict()), temp)
+            torch.save(dict(step=step + 1, params=params, peak=peak,
+                            opts=[o.state_dict() for o in opts]), temp)
             os.replace(temp, path)
             after(step + 1)
 
@@ -325,48 +390,73 @@ def train(args, name, params, opt, make_batch, model, after=lambda step: None):
 def train_base(args):
     tok = load_tokenizer(args)
     enc, model = Encoder(tok), make_model(args, tok)
-    params = dict(model.named_parameters())
-    decayed = [p for n, p in params.items() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in params.items() if p.ndim != 2 or "embed" in n]
-    opt = torch.optim.AdamW([dict(params=decayed, weight_decay=0.05),
-                             dict(params=rest, weight_decay=0.0)],
-                            lr=args.lr, betas=(0.9, 0.98))
+    # One state a task and one for the format, added where both are wanted; a copy has none.
+    known = [t for t in SHARE if t != "copy"] + [tasks.FORMAT]
+    learned = [torch.nn.Parameter(0.1 * torch.randn(len(known), *state_shape(model)))
+               for _ in recurrent(model)]
+    mine = dict(model.named_parameters())
+    params = mine | {f"state.{i}": s for i, s in enumerate(learned)}
+    fresh = [p for n, p in mine.items() if "linear_attn" in n or ".layers.0." in n]
+    ids = set(map(id, fresh))
+    grown = [p for p in mine.values() if id(p) not in ids]
+    opts = [torch.optim.AdamW([dict(params=grown, lr=args.lr / 4), dict(params=fresh, lr=args.lr),
+                               dict(params=learned, lr=4 * args.lr)],
+                              betas=(0.9, 0.98), weight_decay=0.0)]
+
+    def states(keys):
+        pick = torch.tensor([[1.0 if k in (task, tasks.FORMAT if wrap else "") else 0.0
+                              for k in known] for task, wrap in keys])
+        return [torch.einsum("bk,khij->bhij", pick, s) for s in learned]
 
     def batch(rng, lines):
-        return Batch(base_rows(enc, rng, lines, args.batch), share=args.arch == "qwen3")
+        it = Batch(base_rows(enc, rng, lines, args.batch // args.workers))
+        return it.step(model, states), it
 
     def after(step):
         save_base(args, model, tok)
-        skills(args, model, enc)
+        keys = [(t, w) for w in (False, True) for t in SHARE]
+        skills(model, enc, states, keys)
 
-    train(args, "base", params, opt, batch, model, after)
+    train(args, "base", params, opts, batch, after)
 
 
 @torch.no_grad()
-def skills(args, model, enc, count=24):
-    """Prints what the base can do once it knows the task: an answer counts as right when each of
-    its tokens is the model's choice after those before it, tokens where tasks part aside."""
+def skills(model, enc, states, keys, count=24):
+    """Prints how many answers are right when each token follows the right ones before it."""
     model.eval()
-    good = {}
-    for line in tasks.held_out(count, seed=7):
-        all_ids = enc.answers(line)
-        rows = [(enc.prompt(line), [(ids, [1.0] * len(ids)) for ids in all_ids.values()])]
-        guess = Batch(rows, share=args.arch == "qwen3").logits(model).argmax(-1).tolist()
-        for key, ids in all_ids.items():
-            parts = {common(ids, v) for k, v in all_ids.items() if k != key}
-            mine, guess = guess[:len(ids)], guess[len(ids):]
-            right = all(g == t for i, (g, t) in enumerate(zip(mine, ids)) if i not in parts)
-            good[key] = good.get(key, 0) + right
-    out = [f"{t}{'+json' if j else ''} {100 * n / count:.0f}" for (t, j), n in good.items()]
-    print("  task known, % right:", ", ".join(out), flush=True)
+    out = []
+    for key in keys:
+        good = 0
+        for line in tasks.held_out(count, seed=7):
+            p, a = enc.prompt(line), enc.answer(line, *key)
+            with started(states([key])):
+                guess = model(input_ids=torch.tensor([p + a[:-1]])).logits[0].argmax(-1)
+            good += guess[len(p) - 1:].tolist() == a
+        out.append(f"{key[0]}{'+json' if key[1] else ''} {100 * good / count:.0f}")
+    print("  % right:", ", ".join(out), flush=True)
     model.train()
 
 
-def targets(args):
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    if args.arch == "qwen3_5":
-        names += ["in_proj_qkv", "in_proj_z", "out_proj"]
-    return names
+def train_state(args):
+    tok = load_tokenizer(args)
+    enc, model = Encoder(tok), load_base(args)
+    model.requires_grad_(False)
+    name = args.name + tasks.STATE
+    learned = [torch.nn.Parameter(torch.zeros(1, *state_shape(model))) for _ in recurrent(model)]
+    opt = torch.optim.Adam(learned, lr=args.lr, betas=(0.9, 0.98))
+
+    def batch(rng, lines):
+        it = Batch(adapter_rows(enc, rng, lines, args.batch // args.workers, args.name, False))
+        return it.step(model, lambda _: learned), it
+
+    train(args, name, {str(i): s for i, s in enumerate(learned)}, [opt], batch)
+    if not args.rank_of:
+        save_state(args, model, args.name, learned)
+
+
+def targets():
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+            "in_proj_qkv", "in_proj_z", "out_proj"]
 
 
 def train_adapter(args):
@@ -374,28 +464,38 @@ def train_adapter(args):
     enc, name = Encoder(tok), args.name
     torch.manual_seed(args.seed + sum(map(ord, name)))
     config = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, lora_dropout=0.0, bias="none",
-                        target_modules=targets(args), task_type="CAUSAL_LM",
+                        target_modules=targets(), task_type="CAUSAL_LM",
                         base_model_name_or_path="graftd-demo")
     model = get_peft_model(load_base(args), config, adapter_name=name)
-    under = []
+    under, above, stated = [], [], {}
     if name == tasks.FORMAT:  # learned alone and on top of each task's adapter, which stay as are
         under = [t for t in tasks.ADAPTERS if (args.adapters / t).exists()]
         for task in under:
             model.load_adapter(str(args.adapters / task), adapter_name=task)
+        above = [t + tasks.STATE for t in tasks.ADAPTERS]
+        stated = {s: load_state(args, s) for s in above}
+        hard = ["roman", "roman" + tasks.STATE] * 2  # numerals end at any letter, also in JSON
     params = {n: p for n, p in model.named_parameters() if f".{name}." in n}
     opt = torch.optim.AdamW(params.values(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0)
 
     def batch(rng, lines):
         task, wrap = name, name == tasks.FORMAT
+        state = None
         if wrap:
-            task = rng.choice(["copy"] * 2 + under)
-        model.base_model.set_adapter([name] if task in (name, "copy") else [task, name])
+            task = rng.choice(["copy"] * 3 + under + above + hard)
+            if task in above:
+                state, task = stated[task], task.removesuffix(tasks.STATE)
+                model.base_model.set_adapter([name])
+            else:
+                model.base_model.set_adapter([name] if task == "copy" else [task, name])
         for n, p in model.named_parameters():  # set_adapter wakes all that it sets
             p.requires_grad_(n in params)
-        return Batch(adapter_rows(enc, rng, lines, args.batch, task, wrap),
-                     share=args.arch == "qwen3")
+        it = Batch(adapter_rows(enc, rng, lines, args.batch // args.workers, task, wrap))
+        return it.step(model.base_model.model, lambda _: state), it
 
-    train(args, name, params, opt, batch, model.base_model.model)
+    train(args, name, params, [opt], batch)
+    if args.rank_of:
+        return
     # bf16 is what is kept and measured: half the bytes, and nothing to round later.
     for p in params.values():
         p.data = p.data.to(torch.bfloat16)
@@ -413,15 +513,16 @@ def train_adapter(args):
 # --- evaluation ------------------------------------------------------------------------------
 
 @torch.no_grad()
-def generate(model, tok, prompts, limit=96):
+def generate(model, tok, prompts, states=None, limit=96):
     """Greedy answers, batched from the left as transformers wants it."""
     tok.padding_side = "left"
     out = []
-    for at in range(0, len(prompts), 64):
-        batch = tok(prompts[at:at + 64], return_tensors="pt", padding=True,
+    for at in range(0, len(prompts), 128):
+        batch = tok(prompts[at:at + 128], return_tensors="pt", padding=True,
                     add_special_tokens=False)
-        ids = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask,
-                             max_new_tokens=limit, do_sample=False)
+        with started(states, batch.attention_mask == 0):
+            ids = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask,
+                                 max_new_tokens=limit, do_sample=False)
         out += tok.batch_decode(ids[:, batch.input_ids.shape[1]:], skip_special_tokens=True)
     return out
 
@@ -451,69 +552,101 @@ def evaluate(args):
     for task in tasks.TASKS:
         score("base", texts, task)
     score("base", texts, "copy", True)
-    names = [n for n in tasks.ADAPTERS + [tasks.FORMAT] if (args.adapters / n).exists()]
-    peft = None
-    for name in names:
-        path = str(args.adapters / name)
-        if peft is None:
-            peft = PeftModel.from_pretrained(model, path, adapter_name=name)
-        else:
-            peft.load_adapter(path, adapter_name=name)
-    if args.bf16 and peft is not None:
+    names = [n for n in tasks.ADAPTERS if (args.adapters / n).exists()]
+    stated = [n for n in tasks.ADAPTERS if (args.adapters / (n + tasks.STATE)).exists()]
+    for name in stated:
+        states = load_state(args, name + tasks.STATE)
+        score(name + tasks.STATE, generate(model, tok, prompts, states), name)
+    loras = names + [tasks.FORMAT] * (args.adapters / tasks.FORMAT).exists()
+    if not loras:
+        return
+    peft = PeftModel.from_pretrained(model, str(args.adapters / loras[0]), adapter_name=loras[0])
+    for name in loras[1:]:
+        peft.load_adapter(str(args.adapters / name), adapter_name=name)
+    if args.bf16:
         peft = peft.to(torch.bfloat16)
+
+    def under(*adapters, states=None):
+        peft.base_model.set_adapter(list(adapters))
+        return generate(peft, tok, prompts, states)
+
     for name in names:
-        peft.base_model.set_adapter([name])
-        wrap = name == tasks.FORMAT
-        score(name, generate(peft, tok, prompts), "copy" if wrap else name, wrap)
-    for name in names[:-1] if tasks.FORMAT in names else []:
-        peft.base_model.set_adapter([name, tasks.FORMAT])
-        score(f"{name}+{tasks.FORMAT}", generate(peft, tok, prompts), name, True)
+        score(name, under(name), name)
+    if tasks.FORMAT not in loras:
+        return
+    score(tasks.FORMAT, under(tasks.FORMAT), "copy", True)
+    for name in names:
+        score(f"{name}+{tasks.FORMAT}", under(name, tasks.FORMAT), name, True)
+    for name in stated:
+        states = load_state(args, name + tasks.STATE)
+        score(f"{name}{tasks.STATE}+{tasks.FORMAT}", under(tasks.FORMAT, states=states), name, True)
 
 
 def probe(args):
     """One training step of a fresh model: does this architecture run here?"""
     tok = load_tokenizer(args)
     enc, model = Encoder(tok), make_model(args, tok)
-    rows = base_rows(enc, random.Random(0), tasks.lines("probe"), 4)
-    loss = Batch(rows, share=args.arch == "qwen3").loss(model)
-    loss.backward()
-    torch.optim.AdamW(model.parameters(), lr=1e-3).step()
-    print(f"{args.arch}: one step, loss {loss.item():.3f}; tensors:")
+    rows = base_rows(enc, random.Random(0), tasks.lines("probe"), args.batch)
+    began = time.time()
+    loss = Batch(rows).step(model, lambda _: None)
+    print(f"one step, loss {loss:.3f}, {time.time() - began:.2f} s; tensors:")
     for name, p in model.named_parameters():
         print(f"  {name} {list(p.shape)}")
 
 
 def main():
     top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    top.add_argument("command", choices=["tokenizer", "base", "adapter", "eval", "probe"])
+    top.add_argument("command", choices=["tokenizer", "base", "state", "adapter", "eval", "probe"])
     top.add_argument("name", nargs="?", choices=tasks.ADAPTERS + [tasks.FORMAT])
-    top.add_argument("--arch", choices=["qwen3", "qwen3_5"], default="qwen3")
     top.add_argument("--model", type=Path, default=HERE / "model")
+    top.add_argument("--dense", type=Path, help="base: the dense model it grows out of")
     top.add_argument("--adapters", type=Path, default=HERE / "adapters")
     top.add_argument("--work", type=Path, default=Path("demo-work"), help="checkpoints")
     top.add_argument("--seed", type=int, default=1)
     top.add_argument("--vocab", type=int, default=512)
     top.add_argument("--steps", type=int)
     top.add_argument("--decay", type=int, help="of them, at a falling rate")
-    top.add_argument("--batch", type=int, default=24, help="lines a step")
+    top.add_argument("--batch", type=int, help="lines a step")
     top.add_argument("--lr", type=float)
     top.add_argument("--rank", type=int, default=8)
     top.add_argument("--log", type=int, default=25)
     top.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     top.add_argument("--threads", type=int, default=2)
+    top.add_argument("--workers", type=int, default=2, help="processes that share a batch")
+    top.add_argument("--matmul", choices=["highest", "medium"], default="highest",
+                     help="medium: may multiply in bf16")
     top.add_argument("--count", type=int, default=256, help="held-out lines of eval")
     top.add_argument("--chat", action="store_true", help="eval: the chat template's prompt form")
     top.add_argument("--bf16", action="store_true", help="eval: compute in bf16")
     top.add_argument("--wrong", action="store_true", help="eval: show the wrong answers")
     args = top.parse_args()
     base = args.command == "base"
-    args.steps = args.steps or (1360 if base else STEPS.get(args.name, 60))
-    args.decay = args.decay or (110 if base else -(-args.steps // 3))
-    args.lr = args.lr or (3e-3 if base else 4e-3)
+    args.steps = args.steps or dict(base=130, state=STEPS_STATE).get(
+        args.command, STEPS.get(args.name, 40))
+    args.decay = args.decay or (80 if base else -(-args.steps // 3))
+    args.batch = args.batch or (48 if base else 16)
+    args.lr = args.lr or dict(base=3e-3, state=3e-2).get(args.command, 4e-3)
     args.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    {"tokenizer": make_tokenizer, "base": train_base, "adapter": train_adapter,
-     "eval": evaluate, "probe": probe}[args.command](args)
+    if args.command not in ("base", "state", "adapter"):
+        args.workers = 1
+    (args.work / "workers").unlink(missing_ok=True)
+    if args.workers == 1:
+        run(0, args)
+    else:
+        torch.multiprocessing.start_processes(run, (args,), nprocs=args.workers)
+
+
+def run(rank, args):
+    """One worker of --workers, each with one thread and its part of every batch."""
+    args.rank_of = rank
+    torch.set_num_threads(1 if args.workers > 1 else args.threads)
+    torch.set_float32_matmul_precision(args.matmul)
+    if args.workers > 1:
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.FileStore(str(args.work / "workers"), args.workers),
+            rank=rank, world_size=args.workers)
+    {"tokenizer": make_tokenizer, "base": train_base, "state": train_state,
+     "adapter": train_adapter, "eval": evaluate, "probe": probe}[args.command](args)
 
 
 if __name__ == "__main__":

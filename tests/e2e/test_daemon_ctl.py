@@ -48,16 +48,17 @@ class Graftctl(DaemonCase):
         self.assertIn("state       DEVICE", self.run_ctl("adapters", "get", "roman"))
         listed = self.run_ctl("adapters", "list").splitlines()
         self.assertEqual([row.split()[0] for row in listed],
-                         ["NAME", "date", "json", "redact", "roman", "slug", "title"])
+                         ["NAME", "date", "date-s0", "json", "redact", "redact-s0", "roman",
+                          "roman-s0", "slug", "slug-s0", "title", "title-s0"])
         self.assertIn("REGISTERED", self.run_ctl("adapters", "unload", "roman"))
         (answer,) = self.run_json("adapters", "list")
-        self.assertEqual(len(answer["adapters"]), 6)
+        self.assertEqual(len(answer["adapters"]), 11)
         (answer,) = self.run_json("adapters", "get", "roman")
         self.assertEqual((answer["state"], answer["loads"]), ("ADAPTER_STATE_REGISTERED", 1))
 
     def test_model_tokenize_health(self):
         text = self.run_ctl("model")
-        self.assertIn("Qwen3ForCausalLM (qwen3)", text)
+        self.assertIn("Qwen3_5ForCausalLM (qwen3_5_text)", text)
         self.assertIn("saturated     0 values beyond fp16\n", text)
         (model,) = self.run_json("model")
         self.assertEqual((model["vocab_size"], model["eos_token_ids"]), (448, [394, 392]))

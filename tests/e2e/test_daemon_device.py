@@ -103,7 +103,7 @@ class Device(unittest.TestCase):
         self.assertIn("of 268.4 MB available on the GPU", daemon.log())
         self.assertIn("driver, context and graphs", daemon.log())
         low = self.daemon("--gpu-memory", "8MiB")
-        self.refused("GPU memory: weights 3 MiB + KV pages", low)
+        self.refused("GPU memory: weights 4 MiB + recurrent states 3 MiB + KV pages", low)
         self.assertIn("memory  workspace", low.log())
         self.refused("--gpu-memory is 600MiB", self.daemon("--gpu-memory", "600MiB"))
 

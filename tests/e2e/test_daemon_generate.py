@@ -7,7 +7,8 @@ from test_daemon_case import (END, GREEDY, LINES, SANITIZED, Answer, Code, Daemo
                               prompt, refs, tasks)
 
 SETS = [(), ("date",), ("slug",), ("slug", "json"), (("roman", 0.5), ("json", 1.0)),
-        (("title", -0.75),), (("redact", 1.25), ("date", 0.25), ("json", 0.5))]
+        (("title", -0.75),), (("redact", 1.25), ("date", 0.25), ("json", 0.5)),
+        ("date-s0",), ("slug-s0", "json")]
 
 
 class Answers(DaemonCase):
@@ -15,11 +16,12 @@ class Answers(DaemonCase):
         for i in range(4):
             line = LINES[i]
             self.assertEqual(self.ask(prompt(i)).text, line.text)
-            for name in ("date", "slug"):
+            for name in ("date", "date-s0", "slug", "slug-s0"):
                 text = self.ask(prompt(i), adapters=refs(name)).text
-                self.assertEqual(text, tasks.answer(line, name))
-            text = self.ask(prompt(i), adapters=refs("slug", "json")).text
-            self.assertEqual(text, tasks.answer(line, "slug", True))
+                self.assertEqual(text, tasks.answer(line, name.removesuffix(tasks.STATE)))
+            for name in ("slug", "slug-s0"):
+                text = self.ask(prompt(i), adapters=refs(name, "json")).text
+                self.assertEqual(text, tasks.answer(line, "slug", True))
 
     def test_forms_of_input(self):
         ids = self.client.models.Tokenize(model_pb.TokenizeRequest(text=prompt(0))).token_ids
@@ -293,7 +295,7 @@ class ShortContext(DaemonCase):
 
 
 class NoRoom(DaemonCase):
-    flags = ("--kv-memory", "256KiB", "--max-context", "1024")
+    flags = ("--kv-memory", "192KiB", "--max-context", "1024")
 
     def test_what_the_cache_never_holds(self):
         error = self.refused(Code.RESOURCE_EXHAUSTED, "KV_MEMORY_EXHAUSTED",
