@@ -3,9 +3,13 @@
  * measured in the same run; the three modes take turns, round by round, so that their ratios hold
  * on a machine that others disturb.
  *
- *     bench_model MODEL_DIR ADAPTER_ROOT [--isa ISA] [--threads N] [--rounds N]
+ *     bench_model MODEL_DIR ADAPTER_ROOT|- [--isa ISA] [--threads N] [--rounds N] [--seqs N]
+ *                 [--weights random:SEED]
  *
- * The adapters are a0 .. a7 (perf/make_checkpoint.py). Sequences stand at position 64. */
+ * The adapters are a0 .. a7 (perf/make_checkpoint.py), or "-": none. --seqs: no decode of more
+ * sequences. With --weights the model needs its config.json only (perf/shapes). Sequences stand at
+ * position 64. Of a model with recurrent layers also: eight sequences, each from an initial state
+ * of its own, against eight base ones, their first step and the later ones apart. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +30,7 @@
 #define BENCH_PREFILL    512
 #define BENCH_CONTEXT    64 /* position of a decode row */
 #define BENCH_ROUNDS_MAX 64
+#define BENCH_LATER      4 /* decode steps after a first one */
 
 enum bench_mode { MODE_BASE, MODE_ONE, MODE_EIGHT, MODE_N };
 
@@ -33,6 +38,10 @@ struct bench {
     enum kern_isa isa;
     uint32_t thread_n;
     uint32_t round_n;
+    uint32_t seq_most;
+    const char *random; /* the seed in words, or NULL */
+    bool has_adapters;
+    struct kern_state state; /* layer_n 0: no recurrent layers */
     struct model model;
     struct walk walk;
     struct batch *batch;
@@ -47,17 +56,14 @@ static void bench_fail(const char *what, const struct err *err)
     exit(1);
 }
 
-static void bench_load_model(struct bench *b, const char *dir)
+static void bench_open(struct bench *b)
 {
     struct err err = {0};
     struct model *m = &b->model;
-    if (model_desc_read(dir, &m->desc, &err)) {
-        bench_fail("config", &err);
-    }
+    float *states;
     m->kern = &kern_cpu;
-    m->held = m->desc.checkpoint_dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    uint32_t q_n = m->desc.head_n * m->desc.head_dim;
-    uint32_t kv_n = m->desc.kv_head_n * m->desc.head_dim;
+    m->held = b->random || m->desc.checkpoint_dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    b->state = model_state(&m->desc, BENCH_SEQS_MAX);
     struct kern_open args = {
         .isa = b->isa,
         .thread_n = b->thread_n,
@@ -65,19 +71,34 @@ static void bench_load_model(struct bench *b, const char *dir)
         .row_max = BENCH_PREFILL,
         .slot_max = BENCH_SEQS_MAX,
         .version_max = BENCH_ADAPTERS,
-        .k_max = MAX(m->desc.ffn, MAX(m->desc.hidden, q_n)),
-        .n_max = MAX(2 * m->desc.ffn, q_n + 2 * kv_n),
-        .vocab_n = m->desc.vocab_n,
         .rank_max = 1024,
     };
-    if (kern_cpu.open(&args, &m->dev, &err) || model_load(m, dir, &err)) {
-        bench_fail("model", &err);
+    struct kern_kv kv = {.layer_n = m->desc.kv_layer_n,
+                         .page_n = BENCH_SEQS_MAX * 2 + BENCH_PREFILL / LIMIT_KV_PAGE,
+                         .kv_head_n = m->desc.kv_head_n,
+                         .head_dim = m->desc.head_dim,
+                         .head_n = m->desc.head_n};
+    model_kern_limits(&m->desc, &args);
+    if (kern_cpu.open(&args, &m->dev, &err) || kern_cpu.kv_open(m->dev, &kv, &err) ||
+        (b->state.layer_n > 0 && kern_cpu.state_open(m->dev, &b->state, &states, &err))) {
+        bench_fail("device", &err);
     }
-    struct kern_kv kv = {m->desc.kv_layer_n, BENCH_SEQS_MAX * 2 + BENCH_PREFILL / LIMIT_KV_PAGE,
-                         m->desc.kv_head_n, m->desc.head_dim};
-    if (kern_cpu.kv_open(m->dev, &kv, &err) ||
-        walk_init(&b->walk, m, BENCH_PREFILL, BENCH_SEQS_MAX, 1, &err)) {
-        bench_fail("memory", &err);
+}
+
+static void bench_load_model(struct bench *b, const char *dir)
+{
+    struct err err = {0};
+    struct model *m = &b->model;
+    int rc = b->random ? model_desc_read_config(dir, &m->desc, &err)
+                       : model_desc_read(dir, &m->desc, &err);
+    if (rc) {
+        bench_fail("config", &err);
+    }
+    bench_open(b);
+    rc = b->random ? model_load_random(m, dir, strtoull(b->random, NULL, 10), &err)
+                   : model_load(m, dir, &err);
+    if (rc || walk_init(&b->walk, m, BENCH_PREFILL, BENCH_SEQS_MAX, 1, &err)) {
+        bench_fail("model", &err);
     }
 }
 
@@ -121,6 +142,7 @@ static void bench_batch_new(struct bench *b)
         .bias_max = 1,
         .hist_max = 1,
         .score_max = 1,
+        .start_max = BENCH_ADAPTERS,
     };
     b->batch = mem_zalloc(batch_bytes(&limits));
     batch_init(b->batch, &limits);
@@ -200,43 +222,162 @@ static double bench_weight_bytes(const struct model *m)
     return bench_flops(&m->desc, 1, 1) / 2 * (double)dtype_bytes(m->held);
 }
 
+/* Recurrent states of one sequence, once through. */
+static double bench_state_bytes(const struct bench *b)
+{
+    return (double)b->state.layer_n * b->state.state_n * sizeof(float);
+}
+
+static double bench_step(struct bench *b)
+{
+    int64_t start = clock_now_ns();
+    ASSERT(walk_step(&b->walk, b->batch, b->tokens) == 0);
+    return (double)(clock_now_ns() - start) * 1e-9;
+}
+
 static void bench_case(struct bench *b, uint32_t seq_n, uint32_t row_n, uint32_t pos_first)
 {
     double times[MODE_N][BENCH_ROUNDS_MAX];
     double ratios[MODE_N][BENCH_ROUNDS_MAX];
     static const char *const names[] = {"base", "one adapter", "eight adapters"};
+    enum bench_mode mode_n = b->has_adapters ? MODE_N : MODE_ONE;
+    double base = bench_weight_bytes(&b->model) + 2 * seq_n * bench_state_bytes(b);
     for (uint32_t round = 0; round < b->round_n + 1; round++) {
-        for (enum bench_mode mode = MODE_BASE; mode < MODE_N; mode++) {
+        for (enum bench_mode mode = MODE_BASE; mode < mode_n; mode++) {
             bench_fill(b, seq_n, row_n, pos_first);
             bench_fill_segments(b, mode);
-            int64_t start = clock_now_ns();
-            ASSERT(walk_step(&b->walk, b->batch, b->tokens) == 0);
+            double time = bench_step(b);
             if (round > 0) { /* the first round warms up */
-                times[mode][round - 1] = (double)(clock_now_ns() - start) * 1e-9;
+                times[mode][round - 1] = time;
                 ratios[mode][round - 1] = times[mode][round - 1] / times[MODE_BASE][round - 1];
             }
         }
     }
     double rows = (double)seq_n * row_n;
-    for (enum bench_mode mode = MODE_BASE; mode < MODE_N; mode++) {
+    for (enum bench_mode mode = MODE_BASE; mode < mode_n; mode++) {
         double t = bench_median(times[mode], b->round_n);
         uint32_t distinct = mode == MODE_BASE  ? 0
                             : mode == MODE_ONE ? 1
                                                : MIN(seq_n, BENCH_ADAPTERS);
-        double bytes = bench_weight_bytes(&b->model) + (double)distinct * (double)b->adapter_bytes;
+        double bytes = base + (double)distinct * (double)b->adapter_bytes;
         double flops = bench_flops(&b->model.desc, rows, seq_n);
         printf("%-8s %3u x %3u  %-14s %9.1f tok/s %9.2f ms  %5.1f %% of read  %5.1f %% of peak  "
                "time %.3f of base (bytes %.3f)\n",
                row_n > 1 ? "prefill" : "decode", seq_n, row_n, names[mode], rows / t, t * 1e3,
                100 * bytes / t * 1e-9 / b->read_gbs, 100 * flops / t * 1e-9 / b->gflops,
-               bench_median(ratios[mode], b->round_n), bytes / bench_weight_bytes(&b->model));
+               bench_median(ratios[mode], b->round_n), bytes / base);
     }
     fflush(stdout);
+}
+
+/* Initial states of small values, as versions 0 to BENCH_ADAPTERS - 1. */
+static void bench_make_states(struct bench *b)
+{
+    struct err err = {0};
+    size_t stride = effect_state_stride(b->state.state_n);
+    size_t at = EFFECT_LOWRANK_AT + (size_t)b->model.desc.site_n * sizeof(struct effect_lowrank);
+    at = ROUND_UP(at, EFFECT_ALIGN);
+    struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
+                                .version = EFFECT_BLOCK_VERSION,
+                                .bytes = at + b->state.layer_n * stride,
+                                .site_n = b->model.desc.site_n,
+                                .lowrank_at = EFFECT_LOWRANK_AT,
+                                .state_at = at,
+                                .state_n = b->state.state_n};
+    for (uint32_t v = 0; v < BENCH_ADAPTERS; v++) {
+        void *block;
+        uint32_t seed = v + 1;
+        if (kern_cpu.reserve(b->model.dev, head.bytes, &block, &err)) {
+            bench_fail("states", &err);
+        }
+        memset(block, 0, at);
+        memcpy(block, &head, sizeof head);
+        float *values = (float *)(void *)((char *)block + at);
+        for (size_t i = 0; i < b->state.layer_n * stride / sizeof *values; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            values[i] = ((float)(seed >> 8) / 8388608.0f - 1.0f) * 1e-3f;
+        }
+        kern_cpu.set_version(b->model.dev, v, block);
+    }
+}
+
+/* What a beginning needs at least: zeros for eight sequences' states, by one thread. */
+static double bench_zero(const struct bench *b, void *memory)
+{
+    int64_t start = clock_now_ns();
+    memset(memory, 0, (size_t)(BENCH_ADAPTERS * bench_state_bytes(b)));
+    ASSERT(((const char *)memory)[b->state.state_n] == 0); /* so that it is not left out */
+    return (double)(clock_now_ns() - start) * 1e-9;
+}
+
+/* Eight sequences of row_n prompt rows from position 0, and BENCH_LATER steps behind them. */
+static void bench_begin(struct bench *b, bool has_states, uint32_t row_n, double *out_first,
+                        double *out_later)
+{
+    double later[BENCH_LATER];
+    bench_fill(b, BENCH_ADAPTERS, row_n, 0);
+    for (uint32_t s = 0; has_states && s < BENCH_ADAPTERS; s++) {
+        batch_starts(b->batch)[b->batch->start_n++] = (struct batch_start){s, s, 1};
+    }
+    *out_first = bench_step(b);
+    for (uint32_t i = 0; i < BENCH_LATER; i++) {
+        bench_fill(b, BENCH_ADAPTERS, 1, row_n + i);
+        later[i] = bench_step(b);
+    }
+    *out_later = bench_median(later, BENCH_LATER);
+}
+
+/* Pairs of base and states, each first in every other round; medians over the pairs. */
+static void bench_starts(struct bench *b, uint32_t row_n, void *memory)
+{
+    double first[2][BENCH_ROUNDS_MAX];
+    double later[2][BENCH_ROUNDS_MAX];
+    double more[BENCH_ROUNDS_MAX];
+    double ratio[2][BENCH_ROUNDS_MAX];
+    double zero[BENCH_ROUNDS_MAX];
+    for (uint32_t round = 0; round < b->round_n + 1; round++) {
+        uint32_t at = round > 0 ? round - 1 : 0; /* the first round warms up */
+        for (uint32_t turn = 0; turn < 2; turn++) {
+            uint32_t mode = (turn + round) % 2;
+            bench_begin(b, mode == 1, row_n, &first[mode][at], &later[mode][at]);
+        }
+        zero[at] = bench_zero(b, memory);
+        more[at] = first[1][at] - first[0][at];
+        ratio[0][at] = first[1][at] / first[0][at];
+        ratio[1][at] = later[1][at] / later[0][at];
+    }
+    double read = BENCH_ADAPTERS * bench_state_bytes(b) / b->read_gbs * 1e-9;
+    for (uint32_t mode = 0; mode < 2; mode++) { /* sorts them: the best stands first */
+        bench_median(first[mode], b->round_n);
+        bench_median(later[mode], b->round_n);
+    }
+    printf(
+        "begin    %3u x %3u  base %9.2f ms (best %.2f), states %9.2f ms (best %.2f), ratio %.3f, "
+        "more by %.2f ms; one read of the states %.2f ms, zeros %.2f ms\n",
+        BENCH_ADAPTERS, row_n, first[0][b->round_n / 2] * 1e3, first[0][0] * 1e3,
+        first[1][b->round_n / 2] * 1e3, first[1][0] * 1e3, bench_median(ratio[0], b->round_n),
+        bench_median(more, b->round_n) * 1e3, read * 1e3, bench_median(zero, b->round_n) * 1e3);
+    printf(
+        "later    %3u x   1  base %9.2f ms (best %.2f), states %9.2f ms (best %.2f), ratio %.3f\n",
+        BENCH_ADAPTERS, later[0][b->round_n / 2] * 1e3, later[0][0] * 1e3,
+        later[1][b->round_n / 2] * 1e3, later[1][0] * 1e3, bench_median(ratio[1], b->round_n));
+    fflush(stdout);
+}
+
+static void bench_states(struct bench *b)
+{
+    void *memory = mem_alloc((size_t)(BENCH_ADAPTERS * bench_state_bytes(b)));
+    bench_make_states(b);
+    bench_zero(b, memory); /* its pages */
+    bench_starts(b, 1, memory);
+    bench_starts(b, LIMIT_PROMPT_CUT, memory);
+    mem_free(memory);
 }
 
 static void bench_options(struct bench *b, int argc, char **argv)
 {
     b->round_n = 9;
+    b->seq_most = BENCH_SEQS_MAX;
     for (int i = 3; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--isa") == 0) {
             b->isa = kern_isa_parse(argv[i + 1]);
@@ -244,6 +385,10 @@ static void bench_options(struct bench *b, int argc, char **argv)
             b->thread_n = (uint32_t)atoi(argv[i + 1]);
         } else if (strcmp(argv[i], "--rounds") == 0) {
             b->round_n = (uint32_t)MIN(MAX(atoi(argv[i + 1]), 1), BENCH_ROUNDS_MAX);
+        } else if (strcmp(argv[i], "--seqs") == 0) {
+            b->seq_most = (uint32_t)atoi(argv[i + 1]);
+        } else if (strcmp(argv[i], "--weights") == 0 && strncmp(argv[i + 1], "random:", 7) == 0) {
+            b->random = argv[i + 1] + 7;
         }
     }
 }
@@ -253,13 +398,16 @@ int main(int argc, char **argv)
     static struct bench b;
     static const uint32_t decode_n[] = {1, 4, 8, 16, 32};
     if (argc < 3) {
-        fprintf(stderr, "usage: bench_model MODEL_DIR ADAPTER_ROOT [--isa ISA] [--threads N] "
-                        "[--rounds N]\n");
+        fprintf(stderr, "usage: bench_model MODEL_DIR ADAPTER_ROOT|- [--isa ISA] [--threads N] "
+                        "[--rounds N] [--seqs N] [--weights random:SEED]\n");
         return 2;
     }
     bench_options(&b, argc, argv);
     bench_load_model(&b, argv[1]);
-    bench_load_adapters(&b, argv[2]);
+    b.has_adapters = strcmp(argv[2], "-") != 0;
+    if (b.has_adapters) {
+        bench_load_adapters(&b, argv[2]);
+    }
     bench_batch_new(&b);
     bool is_quota;
     uint32_t threads = b.thread_n ? b.thread_n : cpus_granted(&is_quota);
@@ -268,11 +416,16 @@ int main(int argc, char **argv)
     b.gflops = limits_gflops(isa, threads);
     printf("isa %s, %u threads, weights %s; limits of this run: read %.1f GB/s, %s %.0f GFLOP/s\n",
            isa, threads, dtype_name(b.model.held), b.read_gbs, isa, b.gflops);
-    printf("weights read by a step %.0f MB, one adapter %.1f MB\n",
-           bench_weight_bytes(&b.model) * 1e-6, (double)b.adapter_bytes * 1e-6);
+    printf("weights read by a step %.0f MB, one adapter %.1f MB, recurrent states of a sequence "
+           "%.1f MB (read and written by a step)\n",
+           bench_weight_bytes(&b.model) * 1e-6, (double)b.adapter_bytes * 1e-6,
+           bench_state_bytes(&b) * 1e-6);
     bench_case(&b, 1, BENCH_PREFILL, 0);
-    for (size_t i = 0; i < ARRAY_N(decode_n); i++) {
+    for (size_t i = 0; i < ARRAY_N(decode_n) && decode_n[i] <= b.seq_most; i++) {
         bench_case(&b, decode_n[i], 1, BENCH_CONTEXT);
+    }
+    if (b.state.layer_n > 0) {
+        bench_states(&b);
     }
     return 0;
 }

@@ -17,18 +17,19 @@
 #include "model/walk_int.h"
 #include "tests/step.h"
 
-#define GOLDEN_PAGES    8
-#define GOLDEN_RANK_MAX 128
+#define GOLDEN_SEQ_PAGES 4
+#define GOLDEN_PAGES     (GOLDEN_SLOTS * GOLDEN_SEQ_PAGES)
+#define GOLDEN_RANK_MAX  128
 
 static const struct batch_limits limits = {
     .row_max = GOLDEN_ROWS_MAX,
-    .seq_max = 1,
+    .seq_max = GOLDEN_SLOTS,
     .page_max = GOLDEN_PAGES,
-    .seg_max = GOLDEN_SEGS_MAX,
+    .seg_max = GOLDEN_SLOTS * GOLDEN_SEGS_MAX,
     .seg_row_max = GOLDEN_SEGS_MAX * GOLDEN_ROWS_MAX,
     .sample_max = GOLDEN_ROWS_MAX,
     .score_max = GOLDEN_ROWS_MAX,
-    .start_max = 1,
+    .start_max = GOLDEN_SLOTS,
 };
 
 static const char *const adapter_names[GOLDEN_ADAPTERS] = {"a", "b", "s", "n", "ia3"};
@@ -120,7 +121,7 @@ static void golden_open_device(struct golden *g, const struct golden_backend *ba
                              .thread_n = 2,
                              .held = m->held,
                              .row_max = GOLDEN_ROWS_MAX,
-                             .slot_max = 1,
+                             .slot_max = GOLDEN_SLOTS,
                              .version_max = GOLDEN_ADAPTERS,
                              .rank_max = GOLDEN_RANK_MAX};
     struct kern_kv kv = {.layer_n = m->desc.kv_layer_n,
@@ -131,7 +132,7 @@ static void golden_open_device(struct golden *g, const struct golden_backend *ba
     model_kern_limits(&m->desc, &args);
     golden_check(m->kern->open(&args, &m->dev, &err), &err);
     golden_check(m->kern->kv_open(m->dev, &kv, &err), &err);
-    g->state = model_state(&m->desc, 1);
+    g->state = model_state(&m->desc, GOLDEN_SLOTS);
     if (g->state.layer_n > 0) {
         golden_check(m->kern->state_open(m->dev, &g->state, &g->states, &err), &err);
     }
@@ -142,15 +143,15 @@ static void golden_load_adapter(struct golden *g, const struct store *store, uin
 {
     const struct model *m = &g->model;
     struct err err = {0};
-    void *block = NULL;
     struct prepare_job job = {.store = store};
     snprintf(job.name, sizeof job.name, "%s", adapter_names[i]);
     store_prepare(&job.job);
     golden_check(job.err.code, &job.err);
     const struct version *v = job.version;
-    golden_check(m->kern->reserve(m->dev, v->block_bytes, &block, &err), &err);
-    m->kern->put(m->dev, block, v->block, v->block_bytes);
-    m->kern->set_version(m->dev, i, block);
+    golden_check(m->kern->reserve(m->dev, v->block_bytes, &g->blocks[i], &err), &err);
+    m->kern->put(m->dev, g->blocks[i], v->block, v->block_bytes);
+    m->kern->set_version(m->dev, i, g->blocks[i]);
+    g->block_bytes[i] = v->block_bytes;
     version_free(job.version);
 }
 
@@ -230,63 +231,105 @@ bool golden_has_run(const struct golden *g, const char *run)
     return tensor_set_find(&g->expected, name) != NULL;
 }
 
+float *golden_slot_state(const struct golden *g, uint32_t state_layer, uint32_t slot)
+{
+    return g->states +
+           ((size_t)state_layer * g->state.slot_n + slot) * kern_state_slot_n(&g->state);
+}
+
 void golden_read_state(const struct golden *g, uint32_t state_layer, float *out)
 {
-    size_t slot_n = kern_state_slot_n(&g->state);
-    g->model.kern->get(g->model.dev, out, g->states + state_layer * slot_n,
+    g->model.kern->get(g->model.dev, out, golden_slot_state(g, state_layer, 0),
                        g->state.state_n * sizeof *out);
 }
 
 void golden_restart(struct golden *g)
 {
-    g->token_n = 0;
+    for (uint32_t slot = 0; slot < GOLDEN_SLOTS; slot++) {
+        golden_restart_slot(g, slot);
+    }
 }
 
-static void golden_fill_segs(struct batch *b, const struct golden_run *run)
+void golden_restart_slot(struct golden *g, uint32_t slot)
 {
-    for (uint32_t i = 0; i < run->seg_n; i++) {
-        batch_segs(b)[b->seg_n++] = (struct batch_seg){.version = run->segs[i].version,
-                                                       .order = i,
-                                                       .row_first = b->seg_row_n,
-                                                       .row_n = b->row_n,
-                                                       .flags = run->segs[i].flags};
-        for (uint32_t row = 0; row < b->row_n; row++) {
-            batch_seg_rows(b)[b->seg_row_n++] =
-                (struct batch_seg_row){.row = row, .weight = run->segs[i].weight};
+    g->token_n[slot] = 0;
+}
+
+/* The segment of a version at one place of the requests' lists; none without rows. */
+static void golden_fill_seg(struct batch *b, const struct golden_part *parts, uint32_t part_n,
+                            uint32_t order, uint32_t version)
+{
+    struct batch_seg seg = {.version = version, .order = order, .row_first = b->seg_row_n};
+    for (uint32_t i = 0; i < part_n; i++) {
+        const struct golden_run *run = parts[i].run;
+        if (order >= run->seg_n || run->segs[order].version != version) {
+            continue;
+        }
+        const struct batch_seq *seq = &batch_seqs(b)[i];
+        seg.flags |= run->segs[order].flags;
+        for (uint32_t row = 0; row < seq->row_n; row++) {
+            batch_seg_rows(b)[b->seg_row_n++] = (struct batch_seg_row){
+                .row = seq->row_first + row, .weight = run->segs[order].weight};
         }
     }
+    seg.row_n = b->seg_row_n - seg.row_first;
+    if (seg.row_n > 0) {
+        batch_segs(b)[b->seg_n++] = seg;
+    }
 }
 
-static void golden_fill(struct golden *g, const struct golden_run *run, const int32_t *tokens,
-                        uint32_t n, bool is_prompt)
+static void golden_fill_rows(struct golden *g, const struct golden_part *part, bool is_prompt)
 {
     struct batch *b = g->batch;
-    batch_clear(b);
-    b->row_n = n;
-    b->sample_n = n;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t flags = (is_prompt ? BATCH_ROW_PROMPT : 0) | (tokens ? 0 : BATCH_ROW_FROM_SLOT);
-        batch_rows(b)[i] = (struct batch_row){
-            .token = tokens ? (uint32_t)tokens[i] : 0, .pos = g->token_n + i, .flags = flags};
-        batch_samples(b)[i] = (struct batch_sample){.row = i,
-                                                    .pos = g->token_n + i + 1,
-                                                    .top_p = 1,
-                                                    .repetition_penalty = 1,
-                                                    .top_logprobs = -1};
+    uint32_t flags = (is_prompt ? BATCH_ROW_PROMPT : 0) | (part->tokens ? 0 : BATCH_ROW_FROM_SLOT);
+    for (uint32_t i = 0; i < part->n; i++) {
+        uint32_t pos = g->token_n[part->slot] + i;
+        batch_samples(b)[b->sample_n++] = (struct batch_sample){.row = b->row_n,
+                                                                .slot = part->slot,
+                                                                .pos = pos + 1,
+                                                                .top_p = 1,
+                                                                .repetition_penalty = 1,
+                                                                .top_logprobs = -1};
+        batch_rows(b)[b->row_n++] =
+            (struct batch_row){.token = part->tokens ? (uint32_t)part->tokens[i] : 0,
+                               .slot = part->slot,
+                               .pos = pos,
+                               .flags = flags};
     }
-    if (g->token_n == 0 && run->start.weight != 0) {
+}
+
+static void golden_fill_part(struct golden *g, const struct golden_part *part, bool is_prompt)
+{
+    struct batch *b = g->batch;
+    uint32_t slot = part->slot;
+    struct batch_seq seq = {
+        .slot = slot, .row_first = b->row_n, .row_n = part->n, .page_first = b->page_n};
+    ASSERT_CMP(slot, <, GOLDEN_SLOTS);
+    golden_fill_rows(g, part, is_prompt);
+    if (g->token_n[slot] == 0 && part->run->start.weight != 0) {
         batch_starts(b)[b->start_n++] =
-            (struct batch_start){0, run->start.version, run->start.weight};
+            (struct batch_start){slot, part->run->start.version, part->run->start.weight};
     }
-    g->token_n += n;
-    b->seq_n = 1;
-    b->page_n = DIV_UP(g->token_n, LIMIT_KV_PAGE);
-    ASSERT_CMP(b->page_n, <=, GOLDEN_PAGES);
-    for (uint32_t i = 0; i < b->page_n; i++) {
-        batch_pages(b)[i] = (5 + 3 * i) % GOLDEN_PAGES;
+    g->token_n[slot] += part->n;
+    seq.page_n = DIV_UP(g->token_n[slot], LIMIT_KV_PAGE);
+    ASSERT_CMP(seq.page_n, <=, GOLDEN_SEQ_PAGES);
+    for (uint32_t i = 0; i < seq.page_n; i++) {
+        batch_pages(b)[b->page_n++] = (5 + 3 * (slot * GOLDEN_SEQ_PAGES + i)) % GOLDEN_PAGES;
     }
-    batch_seqs(b)[0] = (struct batch_seq){.row_n = n, .page_n = b->page_n};
-    golden_fill_segs(b, run);
+    batch_seqs(b)[b->seq_n++] = seq;
+}
+
+void golden_fill(struct golden *g, const struct golden_part *parts, uint32_t part_n, bool is_prompt)
+{
+    batch_clear(g->batch);
+    for (uint32_t i = 0; i < part_n; i++) {
+        golden_fill_part(g, &parts[i], is_prompt);
+    }
+    for (uint32_t order = 0; order < GOLDEN_SEGS_MAX; order++) {
+        for (uint32_t version = 0; version < GOLDEN_ADAPTERS; version++) {
+            golden_fill_seg(g->batch, parts, part_n, order, version);
+        }
+    }
 }
 
 static void golden_read_logits(struct golden *g, float *logits)
@@ -309,7 +352,7 @@ uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32
                      uint32_t n, bool is_prompt, float *logits)
 {
     static struct batch_token out[GOLDEN_ROWS_MAX];
-    golden_fill(g, run, tokens, n, is_prompt);
+    golden_fill(g, &(struct golden_part){run, 0, tokens, n}, 1, is_prompt);
     assert_int_equal(walk_step(&g->walk, g->batch, out), 0);
     if (logits) {
         golden_read_logits(g, logits);
@@ -317,12 +360,23 @@ uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32
     return out[n - 1].token;
 }
 
+void golden_step_parts(struct golden *g, const struct golden_part *parts, uint32_t part_n,
+                       bool is_prompt, float *logits)
+{
+    static struct batch_token out[GOLDEN_ROWS_MAX];
+    golden_fill(g, parts, part_n, is_prompt);
+    assert_int_equal(walk_step(&g->walk, g->batch, out), 0);
+    if (logits) {
+        golden_read_logits(g, logits);
+    }
+}
+
 void golden_score(struct golden *g, const struct golden_run *run, const int32_t *tokens, uint32_t n,
                   struct batch_token *out)
 {
     struct batch *b = g->batch;
     golden_restart(g);
-    golden_fill(g, run, tokens, n, true);
+    golden_fill(g, &(struct golden_part){run, 0, tokens, n}, 1, true);
     batch_samples(b)[0] = batch_samples(b)[n - 1];
     b->sample_n = 1;
     b->score_n = n - 1;

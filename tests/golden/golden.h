@@ -1,7 +1,7 @@
 /* A model on a backend, fed by hand: what the golden tests run.
  *
- * One sequence in slot 0, its KV pages in scattered order; every row of a step is sampled, so that
- * its logits can be read back. */
+ * Up to GOLDEN_SLOTS sequences, their KV pages in scattered order; every row of a step is sampled,
+ * so that its logits can be read back. What names no slot means slot 0. */
 #ifndef TESTS_GOLDEN_H
 #define TESTS_GOLDEN_H
 
@@ -15,6 +15,7 @@
 #define GOLDEN_VOCAB_MAX 160
 #define GOLDEN_SEGS_MAX  2
 #define GOLDEN_ADAPTERS  5
+#define GOLDEN_SLOTS     4
 
 struct golden_backend {
     char name[32]; /* "cpu avx512" */
@@ -43,9 +44,20 @@ struct golden {
     struct walk walk;
     struct batch *batch;
     struct kern_state state;
-    float *states; /* device memory, of one slot */
+    float *states; /* device memory, [state layer][slot] */
     struct tensor_set expected;
-    uint32_t token_n; /* positions fed so far */
+    uint32_t token_n[GOLDEN_SLOTS]; /* positions fed so far */
+    void *blocks[GOLDEN_ADAPTERS];  /* device memory of the versions, or NULL */
+    size_t block_bytes[GOLDEN_ADAPTERS];
+};
+
+/* A sequence's part of a step: n rows at its next positions. tokens NULL: one row whose input is
+ * the last token sampled for the slot. */
+struct golden_part {
+    const struct golden_run *run;
+    uint32_t slot;
+    const int32_t *tokens;
+    uint32_t n;
 };
 
 /* The next n backends that can run here, ref first, into list; returns their number. */
@@ -65,16 +77,30 @@ void golden_close(struct golden *g);
 /* Whether the case has that run. */
 bool golden_has_run(const struct golden *g, const char *run);
 
-/* A new sequence. */
+/* New sequences in all slots; or in one. */
 void golden_restart(struct golden *g);
+void golden_restart_slot(struct golden *g, uint32_t slot);
 
 /* The sequence's recurrent state of one recurrent layer, g->state.state_n floats. */
 void golden_read_state(const struct golden *g, uint32_t state_layer, float *out);
+
+/* A slot's memory of one recurrent layer, with the convolution's part. */
+float *golden_slot_state(const struct golden *g, uint32_t state_layer, uint32_t slot);
 
 /* One step of n rows at the next positions; logits [n, vocab] may be NULL. tokens NULL: one row
  * whose input is the last token sampled. Returns the token sampled from the last row. */
 uint32_t golden_step(struct golden *g, const struct golden_run *run, const int32_t *tokens,
                      uint32_t n, bool is_prompt, float *logits);
+
+/* The same of several sequences, each in a slot of its own; logits [rows of all, vocab] may be
+ * NULL.
+ */
+void golden_step_parts(struct golden *g, const struct golden_part *parts, uint32_t part_n,
+                       bool is_prompt, float *logits);
+
+/* Fills g->batch with such a step and does not run it. */
+void golden_fill(struct golden *g, const struct golden_part *parts, uint32_t part_n,
+                 bool is_prompt);
 
 /* One prompt step of n rows from position 0 with a score for each but the last, and a sample for
  * the last: out has the sample's record, then n - 1 scores. */

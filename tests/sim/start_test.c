@@ -14,6 +14,7 @@
 
 #define RIG_CLIENTS 2
 #define RIG_SENT    1000
+#define RIG_KEPT    7 /* batches of which copies are kept */
 #define RIG_POOL    (8 * 3 * sizeof(struct fake_block))
 
 /* What is looked at of a step. */
@@ -37,6 +38,7 @@ struct rig {
     struct client clients[RIG_CLIENTS];
     struct rig_sent sent[RIG_SENT];
     uint32_t sent_n;
+    struct batch *kept[RIG_KEPT];
 };
 
 static void rig_kv_discard(struct kern_dev *dev, uint32_t page)
@@ -54,6 +56,10 @@ static const struct kern rig_kern = {.name = "rig",
 static void rig_look(struct rig *rig, const struct batch *b)
 {
     assert_true(rig->sent_n < RIG_SENT);
+    if (rig->sent_n < RIG_KEPT) {
+        rig->kept[rig->sent_n] = mem_alloc(b->bytes);
+        memcpy(rig->kept[rig->sent_n], b, b->bytes);
+    }
     struct rig_sent *sent = &rig->sent[rig->sent_n++];
     *sent = (struct rig_sent){.start_n = b->start_n, .seg_n = b->seg_n};
     for (uint32_t i = 0; i < b->seg_n; i++) {
@@ -141,6 +147,9 @@ static void rig_stop(struct rig *rig)
     }
     ring_done(&rig->ports.events);
     ring_done(&rig->ports.jobs);
+    for (uint32_t i = 0; i < RIG_KEPT; i++) {
+        mem_free(rig->kept[i]);
+    }
     mem_free(rig);
 }
 
@@ -317,10 +326,68 @@ static void two_beginnings_are_refused(void **state)
     rig_stop(rig);
 }
 
+/* Everything that two batches hold, byte for byte, but the step's number. */
+static void assert_same_batch(const struct batch *a, const struct batch *b)
+{
+    struct batch a_head = *a;
+    a_head.step = b->step;
+    assert_memory_equal(&a_head, b, sizeof *b);
+    assert_memory_equal(batch_rows(a), batch_rows(b), b->row_n * sizeof(struct batch_row));
+    assert_memory_equal(batch_seqs(a), batch_seqs(b), b->seq_n * sizeof(struct batch_seq));
+    assert_memory_equal(batch_pages(a), batch_pages(b), b->page_n * sizeof(uint32_t));
+    assert_memory_equal(batch_segs(a), batch_segs(b), b->seg_n * sizeof(struct batch_seg));
+    assert_memory_equal(batch_seg_rows(a), batch_seg_rows(b),
+                        b->seg_row_n * sizeof(struct batch_seg_row));
+    assert_memory_equal(batch_samples(a), batch_samples(b),
+                        b->sample_n * sizeof(struct batch_sample));
+    assert_memory_equal(batch_biases(a), batch_biases(b), b->bias_n * sizeof(struct batch_bias));
+    assert_memory_equal(batch_hist(a), batch_hist(b), b->hist_n * sizeof(uint32_t));
+    assert_memory_equal(batch_scores(a), batch_scores(b), b->score_n * sizeof(struct batch_score));
+    assert_memory_equal(batch_starts(a), batch_starts(b), b->start_n * sizeof(struct batch_start));
+}
+
+/* What was sampled before is the only thing that may tell them apart. */
+static void forget_sampled(struct batch *b)
+{
+    for (uint32_t i = 0; i < b->row_n; i++) {
+        struct batch_row *row = &batch_rows(b)[i];
+        row->token = row->flags & BATCH_ROW_PROMPT ? row->token : 0;
+    }
+}
+
+/* After its first step a sequence that began with states is planned as one without adapters: the
+ * second and third chunk of a prompt, then generated rows. */
+static void after_its_start_a_sequence_is_a_base_one(void **state)
+{
+    static const struct request_adapter adapter = ADAPTER("a5", 0.5f);
+    (void)state;
+    for (uint32_t step_ahead = 0; step_ahead <= 3; step_ahead += 3) {
+        struct rig *rigs[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            rigs[i] = mem_alloc(sizeof *rigs[i]);
+            rig_start(rigs[i], step_ahead, 6);
+            rig_ask(rigs[i], 0, 150, 5, &adapter, i);
+            rig_run(rigs[i]);
+            assert_int_equal(rigs[i]->sent_n, RIG_KEPT);
+        }
+        assert_int_equal(rigs[0]->kept[0]->start_n, 0);
+        assert_int_equal(rigs[1]->kept[0]->start_n, 1);
+        for (uint32_t step = 1; step < RIG_KEPT; step++) {
+            for (uint32_t i = 0; i < 2; i++) {
+                forget_sampled(rigs[i]->kept[step]);
+            }
+            assert_same_batch(rigs[0]->kept[step], rigs[1]->kept[step]);
+        }
+        rig_stop(rigs[0]);
+        rig_stop(rigs[1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_come_once),
+        cmocka_unit_test(after_its_start_a_sequence_is_a_base_one),
         cmocka_unit_test(a_start_comes_again_after_preemption),
         cmocka_unit_test(two_beginnings_are_refused),
     };
