@@ -247,7 +247,8 @@ static void heads_version(struct rig *rig, const struct parity_case *c)
                                 .version = EFFECT_BLOCK_VERSION,
                                 .site_n = 3,
                                 .lowrank_at = EFFECT_LOWRANK_AT,
-                                .scale_at = EFFECT_LOWRANK_AT + sizeof lowranks};
+                                .scale_at =
+                                    ROUND_UP(EFFECT_LOWRANK_AT + sizeof lowranks, EFFECT_ALIGN)};
     size_t at = ROUND_UP(head.scale_at + sizeof(struct effect_scale[3]), EFFECT_ALIGN);
     struct effect_scale scales[3] = {{0}, {.out_at = at}, {.out_at = at + each}};
     head.bytes = at + 2 * each;
