@@ -244,6 +244,7 @@ static void test_scaled_inputs_are_rounded(void **state)
     struct kern_dev *dev = ref_device(DTYPE_BF16);
     const float c[2] = {1.00390625f, 1.01171875f};
     const uint16_t ones[2] = {bf16_from_f32(1), bf16_from_f32(1)};
+    const uint16_t w[2] = {bf16_from_f32(1), bf16_from_f32(2)};
     kern_ref.set_version(dev, 0, ref_scaled_version(dev, 0, c, 3));
     const struct kern_row row = {0};
     const struct kern_seg_row seg_row = {0, 1};
@@ -253,13 +254,13 @@ static void test_scaled_inputs_are_rounded(void **state)
     struct kern_linear op = {.x = ref_put(dev, ones, sizeof ones),
                              .k = 2,
                              .site_n = 1,
-                             .sites = {{.n = 1, .w = ref_put(dev, ones, sizeof ones)}},
+                             .sites = {{.n = 1, .w = ref_put(dev, w, sizeof w)}},
                              .post = KERN_POST_STORE,
                              .out = REF_PUT(dev, 0)};
     step_begin(&kern_ref, dev, &step);
     kern_ref.linear(dev, &op);
     assert_int_equal(step_end(&kern_ref, dev), 0);
-    assert_true(((float *)op.out)[0] == 3 * (1 + 1.015625f));
+    assert_true(((float *)op.out)[0] == 3 * (1 + 2 * 1.015625f));
     kern_ref.close(dev);
 }
 
