@@ -48,8 +48,8 @@ struct effect_block {
     uint32_t site_n;     /* = the model's */
     uint32_t lowrank_at; /* offset of the effect_lowrank array */
     uint64_t state_at;   /* byte offset of the first layer's state; 0 = the block has none */
-    uint64_t scale_at;   /* byte offset of the effect_scale array; 0 = the block has none */
-    uint64_t state_n;    /* floats of a layer's state; the next one is effect_state_stride on */
+    uint64_t scale_at; /* byte offset of the effect_scale array, aligned; 0 = the block has none */
+    uint64_t state_n;  /* floats of a layer's state; the next one is effect_state_stride on */
 };
 
 static inline const struct effect_lowrank *effect_lowrank_at(const void *block, uint32_t site)

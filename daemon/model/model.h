@@ -89,7 +89,7 @@ struct model_desc {
     const struct family *table; /* its table */
     char architecture[64];      /* "Qwen3ForCausalLM" */
     char prefix[32];            /* of the files' tensor names: "model." */
-    uint32_t layer_n, kv_layer_n, state_layer_n;
+    uint32_t layer_n, kv_layer_n, state_layer_n, site_n;
     uint32_t hidden, ffn, vocab_n;
     uint32_t head_n, kv_head_n, head_dim;
     uint32_t context_max; /* max_position_embeddings */
@@ -109,7 +109,6 @@ struct model_desc {
     float inv_freq[LIMIT_HEAD_DIM / 2];
     enum dtype checkpoint_dtype; /* of the checkpoint's matrices */
     struct layer_desc layers[LIMIT_LAYERS];
-    uint32_t site_n;
     struct site *sites; /* [site_n] */
     struct arena arena; /* owns sites */
 };
@@ -118,16 +117,15 @@ struct model_desc {
 struct model_generation {
     bool is_greedy; /* do_sample false */
     float temperature, top_p, min_p, repetition_penalty;
-    uint32_t top_k, eos_n;
-    uint32_t eos_tokens[LIMIT_EOS_TOKENS];
+    uint32_t top_k;
+    uint32_t eos_tokens[LIMIT_EOS_TOKENS], eos_n;
     uint32_t bos_token; /* UINT32_MAX = none */
 };
 
 /* Reads config.json and fills desc (free with model_desc_done; on failure there is nothing to
  * free). checkpoint_dtype and is_tied are settled by the tensor files when they are readable (a
- * config may be silent or wrong about them; model_load reports unreadable ones): a head that is
- * stored and differs from the embedding counts, as in transformers. Errors name file, key, value.
- * model_desc_parse reads config.json from memory alone. */
+ * config may be silent or wrong about them): a head that is stored and differs from the embedding
+ * counts, as in transformers. Errors name file, key, value. model_desc_parse reads memory alone. */
 int model_desc_read(const char *dir, struct model_desc *out, struct err *err);
 int model_desc_parse(const char *label, const void *json, size_t n, struct model_desc *out,
                      struct err *err);

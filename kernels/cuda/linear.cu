@@ -1,5 +1,6 @@
-/* linear: a group of sites that share an input, with every low-rank effect and its post, in one
- * launch (linear.h tells how the work is cut). Memory-bound up to some hundred rows: weights are
+/* linear: a group of sites that share an input, with scales of outputs, every low-rank effect and
+ * its post, in one launch (linear.h tells how the work is cut); inputs that an effect scales come
+ * from a launch before it (scale.cu). Memory-bound up to some hundred rows: weights are
  * read once for up to 128 rows, adapters' factors once for 32. */
 #include "kernels/cuda/linear_finish.h"
 #include "kernels/cuda/linear_wide.h"

@@ -3,9 +3,9 @@
  * Work. A group is what a post needs whole: one head, or 32 gate and 32 up rows, or 64 rows. A unit
  * is some rows of a group (or of an adapter's A) times one slice of K, for one tile of tokens.
  * Blocks own a slice and take units by ticket, those of adapters first; the last block to add its
- * partial sum to a group finishes it: it adds the slices in order, expands every low-rank effect in
- * segment order, adds the bias and applies the post. Only that block ever waits, and only for units
- * with lower tickets than its own.
+ * partial sum to a group finishes it: it adds the slices in order and the bias, multiplies scales
+ * and expands every low-rank effect in segment order, and applies the post. Only that block ever
+ * waits, and only for units with lower tickets than its own.
  *
  * Forms. Up to 32 rows: a unit is 16 weight rows, the block's tokens are one tile of 8, 16 or 32
  * whose slice of x stays in shared memory, four warps take the four parts of the slice. More rows

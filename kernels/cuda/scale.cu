@@ -7,6 +7,12 @@
 
 #define SCALE_THREADS 128
 
+/* A vector that the row's inputs are times. */
+struct scale_vector {
+    uint64_t at; /* in the tile's block */
+    uint32_t tile;
+};
+
 template <class T>
 static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint32_t site,
                                   unsigned *saturated)
@@ -16,13 +22,27 @@ static __global__ void scale_rows(const cuda_step *step, T *x, uint32_t k, uint3
     if (row >= step->row_n) {
         return;
     }
+    SHARED(scale_vector, vectors, [LIMIT_REQUEST_ADAPTERS]);
+    SHARED(uint32_t, vector_n, [1]);
     uint32_t pass = row / CUDA_PASS_ROWS;
+    uint32_t bit = row % CUDA_PASS_ROWS;
     T *to = x + (size_t)row * k;
-    for (uint32_t i = threadIdx.x; i < k; i += SCALE_THREADS) {
-        float v = to_f32(to[i]);
+    if (threadIdx.x == 0) {
+        uint32_t n = 0;
         for (uint32_t t = step->tile_first[pass]; t < step->tile_first[pass + 1]; t++) {
             const cuda_tile &tile = step->tiles[t];
-            v *= scale_factor(step, tile, scale_of(tile, site).in_at, i, row % CUDA_PASS_ROWS);
+            uint64_t at = tile.mask >> bit & 1 ? scale_at(tile, site).in_at : 0;
+            if (at != 0) {
+                vectors[n++] = {at, t};
+            }
+        }
+        vector_n[0] = n;
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; vector_n[0] > 0 && i < k; i += SCALE_THREADS) {
+        float v = to_f32(to[i]);
+        for (uint32_t j = 0; j < vector_n[0]; j++) {
+            v *= scale_factor(step, step->tiles[vectors[j].tile], vectors[j].at, i, bit);
         }
         to[i] = held_of<T>(saturated, v);
     }

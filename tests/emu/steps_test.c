@@ -5,6 +5,8 @@
 #include "base/base.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_int.h"
+#include "kernels/effect.h"
+#include "kernels/emu/emu_knobs.h"
 #include "tests/step.h"
 
 #define HIDDEN 16
@@ -107,6 +109,154 @@ static void replays_what_was_captured(void **state)
     const struct kern_row row = {.token = 7, .flags = KERN_ROW_PROMPT};
     step_begin(&kern_cuda, dev, &(struct kern_step){.rows = &row, .row_n = 1});
     assert_int_equal(step_end(&kern_cuda, dev), 0);
+    kern_cuda.close(dev);
+}
+
+/* Version 0 at site 0: c over the inputs, o over the outputs. */
+static void put_scales(float c, float o)
+{
+    struct {
+        struct effect_block head;
+        struct effect_lowrank lowrank;
+        _Alignas(EFFECT_ALIGN) struct effect_scale scale;
+        float in[HIDDEN];
+        float out[HIDDEN];
+    } block = {.head = {.magic = EFFECT_BLOCK_MAGIC,
+                        .version = EFFECT_BLOCK_VERSION,
+                        .bytes = sizeof block,
+                        .site_n = 1,
+                        .lowrank_at = EFFECT_LOWRANK_AT}};
+    block.head.scale_at = (uint64_t)((char *)&block.scale - (char *)&block);
+    block.scale = (struct effect_scale){.in_at = (uint64_t)((char *)block.in - (char *)&block),
+                                        .out_at = (uint64_t)((char *)block.out - (char *)&block)};
+    for (uint32_t i = 0; i < HIDDEN; i++) {
+        block.in[i] = c;
+        block.out[i] = o;
+    }
+    kern_cuda.set_version(dev, 0, put(&block, sizeof block));
+}
+
+static uint64_t launches_of(const char *kernel)
+{
+    struct emu_stats stats;
+    emu_stats_get(kernel, &stats);
+    return stats.launches;
+}
+
+/* A generated row, in version 0's segment or in none, by a captured part. */
+static void replay_row(bool is_in, uint32_t flags)
+{
+    const uint32_t page = 0;
+    const struct kern_row row = {0};
+    const struct kern_seq seq = {.row_n = 1, .page_n = 1};
+    const struct kern_seg seg = {.row_n = 1, .flags = flags};
+    const struct kern_seg_row seg_row = {.weight = 0.5f};
+    const struct kern_sample_row sample = {.top_p = 1, .repetition_penalty = 1};
+    const struct kern_step step = {.rows = &row,
+                                   .row_n = 1,
+                                   .seqs = &seq,
+                                   .seq_n = 1,
+                                   .pages = &page,
+                                   .segs = &seg,
+                                   .seg_n = is_in,
+                                   .seg_rows = &seg_row,
+                                   .samples = &sample,
+                                   .sample_n = 1};
+    struct kern_part part;
+    struct emu_words before;
+    struct emu_words after;
+    emu_words_get(&before);
+    kern_cuda.begin_step(dev, &step);
+    assert_false(kern_cuda.next_part(dev, &part));
+    kern_cuda.end_step(dev, NULL, 0);
+    assert_int_equal(kern_cuda.read_step(dev, NULL, true), 0);
+    emu_words_get(&after);
+    assert_int_equal(after.replays - before.replays, 1);
+}
+
+/* Of the three kinds of captured parts the last one has the kernel that scales inputs. */
+static void scales_where_a_segment_does(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct kern_part part = {0};
+    uint16_t x[ROWS * HIDDEN];
+    float y;
+    open_device(DTYPE_BF16);
+    put_scales(3, -2); /* at a weight of 0.5: factors 2 and -0.5 */
+    for (uint32_t i = 0; i < ARRAY_N(x); i++) {
+        x[i] = bf16_from_f32(1);
+    }
+    struct kern_linear op = {
+        .x = take(sizeof x),
+        .k = HIDDEN,
+        .site_n = 1,
+        .sites = {{.n = HIDDEN, .w = put_matrix(DTYPE_BF16, HIDDEN, HIDDEN, 1, 0)}},
+        .post = KERN_POST_STORE,
+        .out = take(ROWS * HIDDEN * sizeof(float))};
+    const struct kern_step model = {0};
+    assert_int_equal(kern_cuda.next_capture(dev, &model, &part, &err), 0);
+    while (part.row_n > 0) {
+        kern_cuda.linear(dev, &op);
+        assert_int_equal(kern_cuda.next_capture(dev, &model, &part, &err), 0);
+    }
+    static const struct {
+        bool is_in;
+        uint32_t flags;
+        uint32_t launch_n; /* of the kernel */
+        float x, y;
+    } steps[] = {{false, 0, 0, 1, HIDDEN},
+                 {true, KERN_SEG_SCALES, 1, 2, -0.5f * 2 * HIDDEN},
+                 {true, 0, 0, 1, HIDDEN}, /* low rank alone: vectors are not looked for */
+                 {false, 0, 0, 1, HIDDEN},
+                 {true, KERN_SEG_SCALES, 1, 2, -0.5f * 2 * HIDDEN}};
+    for (uint32_t i = 0; i < ARRAY_N(steps); i++) {
+        uint64_t before = launches_of("scale_rows<bf16>");
+        kern_cuda.put(dev, op.x, x, sizeof x);
+        replay_row(steps[i].is_in, steps[i].flags);
+        assert_int_equal(launches_of("scale_rows<bf16>") - before, steps[i].launch_n);
+        kern_cuda.get(dev, &y, op.out, sizeof y);
+        assert_true(y == steps[i].y);
+        uint16_t got[2 * HIDDEN];
+        kern_cuda.get(dev, got, op.x, sizeof got);
+        assert_true(bf16_to_f32(got[HIDDEN - 1]) == steps[i].x);
+        assert_true(bf16_to_f32(got[HIDDEN]) == 1); /* not the step's */
+    }
+    kern_cuda.close(dev);
+}
+
+/* A scaled input of f16 is rounded once, and counted where it does not fit. */
+static void scaled_inputs_fit_f16(void **state)
+{
+    (void)state;
+    uint16_t x[2 * HIDDEN];
+    uint16_t got[2 * HIDDEN];
+    open_device(DTYPE_F16);
+    /* 1 + 2^-11 lies half way between two f16 and goes to 1; 3 times it goes to 3 + 2^-9 */
+    put_scales(1 + 0x1p-11f, 1);
+    for (uint32_t i = 0; i < HIDDEN; i++) {
+        x[i] = f16_from_f32(i % 2 ? 3 : 1);
+        x[HIDDEN + i] = f16_from_f32(65504);
+    }
+    struct kern_linear op = {
+        .x = put(x, sizeof x),
+        .k = HIDDEN,
+        .site_n = 1,
+        .sites = {{.n = HIDDEN, .w = put_matrix(DTYPE_F16, HIDDEN, HIDDEN, 1, 0)}},
+        .post = KERN_POST_STORE,
+        .out = take(2 * HIDDEN * sizeof(float))};
+    const struct kern_row rows[2] = {{.flags = KERN_ROW_PROMPT}, {.flags = KERN_ROW_PROMPT}};
+    const struct kern_seg seg = {.row_n = 2, .flags = KERN_SEG_SCALES};
+    const struct kern_seg_row seg_rows[2] = {{0, 1}, {1, 1}};
+    step_begin(&kern_cuda, dev,
+               &(struct kern_step){
+                   .rows = rows, .row_n = 2, .segs = &seg, .seg_n = 1, .seg_rows = seg_rows});
+    kern_cuda.linear(dev, &op);
+    assert_int_equal(step_end(&kern_cuda, dev), 0);
+    kern_cuda.get(dev, got, op.x, sizeof got);
+    assert_true(f16_to_f32(got[0]) == 1 && f16_to_f32(got[1]) == 3 + 0x1p-9f);
+    assert_true(f16_to_f32(got[HIDDEN]) == 65504);
+    assert_int_equal(kern_cuda.saturated_n(dev), HIDDEN);
     kern_cuda.close(dev);
 }
 
@@ -254,6 +404,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replays_what_was_captured),
+        cmocka_unit_test(scales_where_a_segment_does),
+        cmocka_unit_test(scaled_inputs_fit_f16),
         cmocka_unit_test(counts_what_saturates),
         cmocka_unit_test(brings_in_place),
         cmocka_unit_test(shows_who_reads_a_discarded_page),

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "base/base.h"
+#include "kernels/effect.h"
 #include "kernels/random.h"
 #include "tests/parity/pairwise.h"
 #include "tests/parity/parity.h"
@@ -33,6 +34,7 @@ struct attend_args {
     bool has_gate;
     bool has_norm;
     bool has_bias;
+    bool has_scales; /* heads: two of three sequences scale k and v */
     uint32_t rotary_n;
 };
 
@@ -50,7 +52,8 @@ enum {
     STREAM_GAIN, /* q, then k */
     STREAM_W = 8,
     STREAM_BIAS = 12,
-    STREAM_KV = 16 /* + layer */
+    STREAM_SCALE = 14, /* k, then v */
+    STREAM_KV = 16     /* + layer */
 };
 
 static void attend_world(struct parity_case *c, enum attend_layout layout)
@@ -233,6 +236,33 @@ static uint32_t heads_site_n(const struct attend_args *args, uint32_t s)
     return args->kv_head_n * args->dim * each;
 }
 
+/* Version 0: vectors over the outputs of k and v. */
+static void heads_version(struct rig *rig, const struct parity_case *c)
+{
+    const struct attend_args *args = c->args;
+    uint32_t n = heads_site_n(args, 1);
+    size_t each = ROUND_UP(n * sizeof(float), EFFECT_ALIGN);
+    struct effect_lowrank lowranks[3] = {0};
+    struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
+                                .version = EFFECT_BLOCK_VERSION,
+                                .site_n = 3,
+                                .lowrank_at = EFFECT_LOWRANK_AT,
+                                .scale_at =
+                                    ROUND_UP(EFFECT_LOWRANK_AT + sizeof lowranks, EFFECT_ALIGN)};
+    size_t at = ROUND_UP(head.scale_at + sizeof(struct effect_scale[3]), EFFECT_ALIGN);
+    struct effect_scale scales[3] = {{0}, {.out_at = at}, {.out_at = at + each}};
+    head.bytes = at + 2 * each;
+    char *block = arena_alloc(&rig->arena, head.bytes);
+    memcpy(block, &head, sizeof head);
+    memcpy(block + head.lowrank_at, lowranks, sizeof lowranks);
+    memcpy(block + head.scale_at, scales, sizeof scales);
+    for (uint32_t s = 1; s < 3; s++) {
+        memcpy(block + scales[s].out_at, parity_floats(c, STREAM_SCALE + s - 1, n, 1.5f),
+               n * sizeof(float));
+    }
+    rig->kern->set_version(rig->dev, 0, rig_put(rig, block, head.bytes));
+}
+
 static void heads_prepare(struct rig *rig, const struct parity_case *c)
 {
     const struct attend_args *args = c->args;
@@ -251,6 +281,9 @@ static void heads_prepare(struct rig *rig, const struct parity_case *c)
     if (args->has_norm) {
         state->q_norm = heads_gain(rig, c, STREAM_GAIN);
         state->k_norm = heads_gain(rig, c, STREAM_GAIN + 1);
+    }
+    if (args->has_scales) {
+        heads_version(rig, c);
     }
 }
 
@@ -315,16 +348,23 @@ static void attend_check(const struct attend_args *args, enum dtype held, uint64
     parity_case_init(&c, held, seed);
     attend_world(&c, args->layout);
     attend_rope(&c, args->rotary_n);
+    for (uint32_t i = 0; i < c.world.seq_n && args->has_scales; i++) {
+        c.world.version_n = c.world.scales = 1;
+        c.world.seqs[i].adapter_n = i % 3 != 2;
+        c.world.seqs[i].weights[0] = i % 3 ? -0.75f : 1.0f;
+    }
     c.open.k_max = MAX(ATTEND_FEED_K, args->k);
     c.open.n_max = MAX(3, 2 * args->group + 2) * width;
     c.args = args;
     c.prepare = args->k > 0 ? heads_prepare : attend_fill;
     c.run = args->k > 0 ? heads_run : attend_run;
-    snprintf(c.text, sizeof c.text,
-             "%s %s: head_dim %u, heads %u / %u, %s, k %u, gate %d, norm %d, bias %d, rotary %u",
-             args->k > 0 ? "heads" : "attend", dtype_name(held), args->dim,
-             args->group * args->kv_head_n, args->kv_head_n, attend_layouts[args->layout], args->k,
-             args->has_gate, args->has_norm, args->has_bias, args->rotary_n);
+    snprintf(
+        c.text, sizeof c.text,
+        "%s %s: head_dim %u, heads %u / %u, %s, k %u, gate %d, norm %d, bias %d, scales %d, rotary "
+        "%u",
+        args->k > 0 ? "heads" : "attend", dtype_name(held), args->dim,
+        args->group * args->kv_head_n, args->kv_head_n, attend_layouts[args->layout], args->k,
+        args->has_gate, args->has_norm, args->has_bias, args->has_scales, args->rotary_n);
     parity_check(&c);
     parity_case_done(&c);
 }
@@ -365,6 +405,7 @@ void parity_heads(void)
                                    .has_norm = at[4] == 1,
                                    .has_bias = at[5] == 1,
                                    .rotary_n = at[6] == 0 ? 0 : dim / at[6]};
+        args.has_scales = i % 4 == 2;
         attend_check(&args, i % 2 ? DTYPE_BF16 : DTYPE_F32, 4000 + i);
         attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 4000 + i);
     }

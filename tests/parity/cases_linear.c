@@ -1,5 +1,5 @@
-/* Parity of linear (store, part + join, act_mul) under every mixture of low-rank effects, and of
- * join alone. Rows are free: each may run without the others. */
+/* Parity of linear (store, part + join, act_mul) under every mixture of low-rank effects and under
+ * scales, and of join alone. Rows are free: each may run without the others. */
 #include <math.h>
 #include <stdio.h>
 
@@ -12,6 +12,7 @@
 #define LINEAR_SITE     2 /* effect table index of the first site; those before it are decoys */
 #define LINEAR_SITES    4
 #define LINEAR_VERSIONS 33
+#define LINEAR_SCALED   4   /* versions of MIX_SCALES */
 #define LINEAR_RANK_TOP 256 /* the largest rank of any case */
 
 enum linear_mix {
@@ -21,11 +22,12 @@ enum linear_mix {
     MIX_OPPOSITE,  /* the same two adapters, in turn in either order */
     MIX_THREE,     /* every row in three segments */
     MIX_SCATTERED, /* 33 adapters of all ranks, 0 to 2 a sequence */
+    MIX_SCALES,    /* four adapters, most with scales, some with low rank, 0 to 3 a sequence */
     MIX_N
 };
 
-static const char *const linear_mixes[MIX_N] = {"none",     "one",   "some",
-                                                "opposite", "three", "scattered"};
+static const char *const linear_mixes[MIX_N] = {"none",  "one",       "some",  "opposite",
+                                                "three", "scattered", "scales"};
 static const char *const linear_posts[] = {"store", "part", "heads", "act_mul"};
 
 static const uint32_t linear_ks[] = {8, 64, 72, 896, 4864};
@@ -72,28 +74,52 @@ enum {
     STREAM_W,
     STREAM_BIAS = STREAM_W + LINEAR_SITES,
     STREAM_A = 16,
-    STREAM_B = 24
+    STREAM_B = 24,
+    STREAM_IN = 32, /* + version */
+    STREAM_OUT = STREAM_IN + LINEAR_SCALED
 };
 
 static uint32_t linear_version_n(enum linear_mix mix)
 {
-    static const uint32_t n[MIX_N] = {0, 1, 1, 2, 3, LINEAR_VERSIONS};
+    static const uint32_t n[MIX_N] = {0, 1, 1, 2, 3, LINEAR_VERSIONS, LINEAR_SCALED};
     return n[mix];
 }
 
 /* Rank of a version at a site; 0 leaves the site alone. */
 static uint32_t linear_rank(const struct linear_args *args, uint32_t version, uint32_t site)
 {
+    if (args->mix == MIX_SCALES) {
+        return version == 0 || (version == 3 && site == 1) ? 0 : args->rank;
+    }
     if (args->mix != MIX_SCATTERED) {
         return version == 2 && site == 1 ? 0 : args->rank;
     }
     return version % 7 == 6 ? 0 : linear_ranks[(version + site) % ARRAY_N(linear_ranks)];
 }
 
+/* Whether the site's op has no other: only there may inputs be scaled. */
+static bool linear_is_alone(const struct linear_args *args)
+{
+    return args->post == KERN_POST_PART || args->site_n == 1;
+}
+
+static bool linear_scales_in(const struct linear_args *args, uint32_t version)
+{
+    return args->mix == MIX_SCALES && linear_is_alone(args) && version % 3 == 0;
+}
+
+static bool linear_scales_out(const struct linear_args *args, uint32_t version, uint32_t site)
+{
+    bool is_out =
+        version == 1 || (version == 0 && !linear_is_alone(args)) || (version == 3 && site % 2 == 0);
+    return args->mix == MIX_SCALES && is_out;
+}
+
 static void linear_mix_seq(struct parity_case *c, enum linear_mix mix, uint32_t i)
 {
     struct world_seq *seq = &c->world.seqs[i];
     static const float weights[] = {1.0f, 0.5f, -0.75f, 1.5f};
+    static const uint32_t scaled_n[] = {2, 1, 3, 0};
     for (uint32_t j = 0; j < WORLD_ADAPTERS; j++) {
         seq->versions[j] = j;
         seq->weights[j] = weights[(i + j) % ARRAY_N(weights)];
@@ -123,6 +149,13 @@ static void linear_mix_seq(struct parity_case *c, enum linear_mix mix, uint32_t 
         seq->versions[1] = (seq->versions[0] + 1 + parity_draw(c, 3 * i + 2, LINEAR_VERSIONS - 1)) %
                            LINEAR_VERSIONS;
         break;
+    case MIX_SCALES: /* one that scales inputs and two of them in either order, too */
+        seq->adapter_n = scaled_n[i % ARRAY_N(scaled_n)];
+        for (uint32_t j = 0; j < WORLD_ADAPTERS; j++) {
+            seq->versions[j] = (i + i / 4 + 3 * j) % LINEAR_SCALED;
+            seq->weights[j] = weights[(i + i / 4 + j) % ARRAY_N(weights)];
+        }
+        break;
     default:
         break;
     }
@@ -139,6 +172,7 @@ static void linear_world(struct parity_case *c, uint32_t row_n, enum linear_mix 
         linear_mix_seq(c, mix, i);
     }
     c->world.version_n = linear_version_n(mix);
+    c->world.scales = mix == MIX_SCALES ? 1u << 0 | 1u << 1 | 1u << 3 : 0; /* 2: low rank alone */
     world_deal_pages(&c->world, c->seed, &c->arena);
 }
 
@@ -179,6 +213,48 @@ static void linear_factors(struct rig *rig, const struct parity_case *c, uint32_
     rig->kern->weight_pack(rig->held, &b, block + site->b_at);
 }
 
+/* What fits twelve bits, so that f16 rounds a scaled input no more than f32 does. */
+static float linear_coarse(const struct parity_case *c, float value, float steps)
+{
+    return c->open.held == DTYPE_F32 ? roundf(value * steps) / steps : value;
+}
+
+/* Lays a version's vectors out from `at` on; returns the end. Writes them where there is a block.
+ * A decoy's are NaNs. */
+static size_t linear_scales(const struct parity_case *c, uint32_t version, size_t at,
+                            struct effect_scale *scales, char *block)
+{
+    const struct linear_args *args = c->args;
+    uint32_t out_n = args->n + 2 * LINEAR_SITES;
+    const float *in = parity_floats(c, STREAM_IN + version, args->k, 0.5f);
+    const float *out = parity_floats(c, STREAM_OUT + version, out_n, 1.5f);
+    for (uint32_t s = 0; s < LINEAR_SITE; s++) {
+        scales[s].in_at = scales[s].out_at = at;
+        for (uint32_t i = 0; block && i < MAX(args->k, out_n); i++) {
+            ((float *)(void *)(block + at))[i] = NAN;
+        }
+    }
+    at += ROUND_UP(MAX(args->k, out_n) * sizeof *in, EFFECT_ALIGN);
+    for (uint32_t s = 0; s < args->site_n; s++) {
+        struct effect_scale *scale = &scales[LINEAR_SITE + s];
+        if (linear_scales_in(args, version)) {
+            scale->in_at = at;
+            for (uint32_t i = 0; block && i < args->k; i++) {
+                ((float *)(void *)(block + at))[i] = 1 + linear_coarse(c, in[i], 2);
+            }
+            at += ROUND_UP(args->k * sizeof *in, EFFECT_ALIGN);
+        }
+        if (linear_scales_out(args, version, s)) {
+            scale->out_at = at;
+            for (uint32_t i = 0; block && i < linear_site_n(args, s); i++) {
+                ((float *)(void *)(block + at))[i] = out[s + i];
+            }
+            at += ROUND_UP(linear_site_n(args, s) * sizeof *out, EFFECT_ALIGN);
+        }
+    }
+    return at;
+}
+
 /* Builds a version's block on the host, as the adapter store will, and puts it. */
 static void linear_version(struct rig *rig, const struct parity_case *c, uint32_t version)
 {
@@ -188,6 +264,13 @@ static void linear_version(struct rig *rig, const struct parity_case *c, uint32_
     struct effect_lowrank sites[LINEAR_SITE + LINEAR_SITES] = {0};
     size_t lowrank_at = ROUND_UP(sizeof(struct effect_block), EFFECT_ALIGN);
     size_t bytes = ROUND_UP(lowrank_at + sizeof sites, EFFECT_ALIGN);
+    struct effect_scale scales[LINEAR_SITE + LINEAR_SITES] = {0};
+    bool has_scales = c->world.scales >> version & 1;
+    size_t scale_at = bytes;
+    size_t vectors_at = ROUND_UP(scale_at + sizeof scales, EFFECT_ALIGN);
+    if (has_scales) {
+        bytes = linear_scales(c, version, vectors_at, scales, NULL);
+    }
     for (uint32_t s = 0; s < args->site_n; s++) {
         struct effect_lowrank *site = &sites[LINEAR_SITE + s];
         site->rank = linear_rank(args, version, s);
@@ -202,10 +285,15 @@ static void linear_version(struct rig *rig, const struct parity_case *c, uint32_
                                 .version = EFFECT_BLOCK_VERSION,
                                 .bytes = bytes,
                                 .site_n = site_n,
-                                .lowrank_at = (uint32_t)lowrank_at};
+                                .lowrank_at = (uint32_t)lowrank_at,
+                                .scale_at = has_scales ? scale_at : 0};
     char *block = arena_alloc(&rig->arena, bytes);
     memcpy(block, &head, sizeof head);
     memcpy(block + lowrank_at, sites, sizeof sites);
+    if (has_scales) {
+        linear_scales(c, version, vectors_at, scales, block);
+        memcpy(block + scale_at, scales, sizeof scales);
+    }
     for (uint32_t s = 0; s < args->site_n; s++) {
         if (sites[LINEAR_SITE + s].rank > 0) {
             /* six streams of factors, shared by the versions */
@@ -263,15 +351,33 @@ static void linear_join(struct rig *rig, const struct parity_case *c, const stru
     rig_out_held(rig, "x", join.x, shape, (struct rig_bound){.relative = 4e-5f, .floor = 1.0f});
 }
 
+/* The view's inputs on the host. */
+static const float *linear_input(struct rig *rig, const struct parity_case *c,
+                                 const struct world_view *view)
+{
+    const struct linear_args *args = c->args;
+    size_t n = (size_t)view->row_n * args->k;
+    const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->k, 1.0f);
+    x += (size_t)view->first * args->k;
+    if (args->mix != MIX_SCALES) {
+        return x;
+    }
+    float *coarse = arena_alloc(&rig->arena, n * sizeof *coarse);
+    for (size_t i = 0; i < n; i++) {
+        coarse[i] = linear_coarse(c, x[i], 8);
+    }
+    return coarse;
+}
+
 static void linear_run(struct rig *rig, const struct parity_case *c, const struct world_view *view)
 {
     const struct linear_args *args = c->args;
     const struct linear_state *state = rig->state;
     const uint32_t shape[2] = {view->row_n, linear_out_n(args)};
     size_t x_n = (size_t)view->row_n * args->k;
-    const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->k, 1.0f);
+    const float *x = linear_input(rig, c, view);
     struct kern_linear op = {
-        .x = rig_put_held(rig, x + (size_t)view->first * args->k, x_n),
+        .x = rig_put_held(rig, x, x_n),
         .k = args->k,
         .site_n = args->post == KERN_POST_PART ? 1 : args->site_n,
         .post = args->post,
@@ -290,6 +396,7 @@ static void linear_run(struct rig *rig, const struct parity_case *c, const struc
             parts[part] = rig_take(rig, rig->kern->part_bytes(view->row_n, args->n));
             op.sites[0] = op.sites[part];
             op.out = parts[part];
+            op.x = part > 0 ? rig_put_held(rig, x, x_n) : op.x; /* scaled in place */
             rig->kern->linear(rig->dev, &op);
         }
         linear_join(rig, c, view, parts);
@@ -331,14 +438,43 @@ static void linear_check(struct linear_args *args, uint32_t row_n, enum dtype he
     parity_case_done(&c);
 }
 
+/* Every form of the op with every number of rows; widths, ranks and biases turn. They come first,
+ * so that the few cases of a race check have one of them. */
+static void parity_linear_scales(void)
+{
+    static const uint32_t rows[] = {33, 1, 7, 65, 129};
+    static const struct linear_args forms[] = {
+        {.post = KERN_POST_STORE, .site_n = 1},
+        {.post = KERN_POST_STORE, .site_n = 2},
+        {.post = KERN_POST_STORE, .site_n = 3},
+        {.post = KERN_POST_STORE, .site_n = 4},
+        {.post = KERN_POST_PART, .part_n = 1},
+        {.post = KERN_POST_PART, .part_n = 2},
+        {.post = KERN_POST_ACT_MUL},
+    };
+    for (uint32_t i = 0; i < ARRAY_N(forms) * ARRAY_N(rows); i++) {
+        struct linear_args args = forms[i / ARRAY_N(rows)];
+        args.k = linear_ks[(i + 1) % 4];
+        args.n = linear_ns[(i + 2) % ARRAY_N(linear_ns)];
+        args.rank = linear_ranks[(i / 2 + 2) % ARRAY_N(linear_ranks)];
+        args.mix = MIX_SCALES;
+        args.has_bias = i / 3 % 2;
+        linear_check(&args, rows[i % ARRAY_N(rows)], i % 2 ? DTYPE_BF16 : DTYPE_F32, 1950 + i);
+        if (parity_is_long()) {
+            linear_check(&args, rows[i % ARRAY_N(rows)], i % 2 ? DTYPE_F32 : DTYPE_BF16, 1950 + i);
+        }
+    }
+}
+
 /* Under GRAFT_LONG every k x n x rows x mixture, the rank and the held type turning; else every
  * pair of two factors, ranks included, in both types. */
 void parity_linear(void)
 {
     static const enum kern_post posts[] = {KERN_POST_STORE, KERN_POST_PART, KERN_POST_ACT_MUL};
     const uint32_t levels[] = {ARRAY_N(linear_ks) - 1, ARRAY_N(linear_ns), ARRAY_N(linear_rows),
-                               MIX_N, ARRAY_N(linear_ranks)};
+                               MIX_SCALES, ARRAY_N(linear_ranks)};
     bool is_long = parity_is_long();
+    parity_linear_scales();
     struct pairwise pairs;
     pairwise_init(&pairs, levels, is_long ? 4 : 5, is_long);
     uint32_t at[PAIRWISE_FACTORS];

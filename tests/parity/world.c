@@ -96,6 +96,7 @@ static void world_view_segs(const struct world *world, struct arena *arena, stru
     for (uint32_t i = 0; i < seg_max; i++) {
         struct kern_seg seg = {
             .version = i % world->version_n, .order = i / world->version_n, .row_first = n};
+        seg.flags = world->scales >> seg.version & 1 ? KERN_SEG_SCALES : 0;
         for (uint32_t row = 0; row < view->row_n; row++) {
             const struct world_seq *seq = world_seq_of(world, view->first + row);
             if (seg.order < seq->adapter_n && seq->versions[seg.order] == seg.version) {

@@ -32,6 +32,7 @@ struct world {
     uint32_t seq_n;
     uint32_t row_n;
     uint32_t version_n;
+    uint64_t scales; /* versions with scale effects, as bits */
     uint32_t page_n;
     uint32_t *pages;
     const float *inv_freq;

@@ -1,4 +1,5 @@
-/* ref against numbers worked out by hand: rope, norms, attention, low rank, embed, score. */
+/* ref against numbers worked out by hand: rope, norms, attention, low rank, scales, embed, score.
+ */
 #include "tests/test.h"
 
 #include <math.h>
@@ -170,6 +171,96 @@ static void test_lowrank(void **state)
     assert_near(((float *)op.out)[0], 2107 + 3.5 - 35);
     assert_near(((float *)op.out)[1], 4307 + 4 * 0.5 * 17);
     kern_ref.set_version(dev, 0, NULL);
+    kern_ref.close(dev);
+}
+
+/* The version above, of scale 1, with vectors: c over the inputs of 2, o over the output. */
+static const void *ref_scaled_version(struct kern_dev *dev, uint32_t rank, const float c[2],
+                                      float o)
+{
+    struct {
+        struct effect_block head;
+        struct effect_lowrank site;
+        struct effect_scale scale;
+        float a[4];
+        float b[2];
+        float in[2];
+        float out[1];
+    } block = {.head = {.magic = EFFECT_BLOCK_MAGIC,
+                        .version = EFFECT_BLOCK_VERSION,
+                        .bytes = sizeof block,
+                        .site_n = 1,
+                        .lowrank_at = sizeof(struct effect_block)},
+               .a = {1, 0, 1, 1},
+               .b = {1, 2},
+               .in = {c[0], c[1]},
+               .out = {o}};
+    block.head.scale_at = (uint64_t)((char *)&block.scale - (char *)&block);
+    block.site = (struct effect_lowrank){.rank = rank,
+                                         .scale = 1,
+                                         .a_at = (uint64_t)((char *)block.a - (char *)&block),
+                                         .b_at = (uint64_t)((char *)block.b - (char *)&block)};
+    block.scale = (struct effect_scale){.in_at = (uint64_t)((char *)block.in - (char *)&block),
+                                        .out_at = (uint64_t)((char *)block.out - (char *)&block)};
+    return ref_put(dev, &block, sizeof block);
+}
+
+/* o (W (c x) + b) + B (A (c x)); of two adapters the factors, each w v + 1 - w, multiply. */
+static void test_scales(void **state)
+{
+    (void)state;
+    struct kern_dev *dev = ref_device(DTYPE_F32);
+    kern_ref.set_version(dev, 0, ref_scaled_version(dev, 2, (const float[]){2, 3}, 10));
+    kern_ref.set_version(dev, 1, ref_scaled_version(dev, 2, (const float[]){0.5f, 1}, -1));
+    const struct kern_row rows[3] = {{.slot = 0}, {.slot = 1}, {.slot = 2}};
+    const struct kern_seg_row seg_rows[3] = {{0, 1}, {1, 0.5f}, {0, -0.75f}};
+    const struct kern_seg segs[2] = {
+        {.version = 0, .row_n = 2, .flags = KERN_SEG_SCALES},
+        {.version = 1, .order = 1, .row_first = 2, .row_n = 1, .flags = KERN_SEG_SCALES}};
+    struct kern_step step = {
+        .rows = rows, .row_n = 3, .segs = segs, .seg_n = 2, .seg_rows = seg_rows};
+    struct kern_linear op = {
+        .x = REF_PUT(dev, 1, 2, 3, 4, 5, 1),
+        .k = 2,
+        .site_n = 1,
+        .sites = {{.n = 1, .w = REF_PUT(dev, 100, 1000), .bias = REF_PUT(dev, 7)}},
+        .post = KERN_POST_STORE,
+        .out = REF_PUT(dev, 0, 0, 0)};
+    step_begin(&kern_ref, dev, &step);
+    kern_ref.linear(dev, &op);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
+    /* row 0: c (2, 3) times (1.375, 1), so c x = (2.75, 6); o 10 times 2.5; B A c x = 20.25.
+     * Row 1: c (1.5, 2), so c x = (4.5, 8); o 5.5; B A c x = 29.5. Row 2 has no adapter. */
+    assert_near(((float *)op.out)[0], 25 * (275 + 6000 + 7) + 20.25 - 0.75 * 20.25);
+    assert_near(((float *)op.out)[1], 5.5 * (450 + 8000 + 7) + 0.5 * 29.5);
+    assert_near(((float *)op.out)[2], 1507);
+    kern_ref.close(dev);
+}
+
+/* 1 + 2^-8 and 1 + 3 * 2^-8 lie half way between two bf16 each and go to the even one. */
+static void test_scaled_inputs_are_rounded(void **state)
+{
+    (void)state;
+    struct kern_dev *dev = ref_device(DTYPE_BF16);
+    const float c[2] = {1.00390625f, 1.01171875f};
+    const uint16_t ones[2] = {bf16_from_f32(1), bf16_from_f32(1)};
+    const uint16_t w[2] = {bf16_from_f32(1), bf16_from_f32(2)};
+    kern_ref.set_version(dev, 0, ref_scaled_version(dev, 0, c, 3));
+    const struct kern_row row = {0};
+    const struct kern_seg_row seg_row = {0, 1};
+    const struct kern_seg seg = {.row_n = 1, .flags = KERN_SEG_SCALES};
+    struct kern_step step = {
+        .rows = &row, .row_n = 1, .segs = &seg, .seg_n = 1, .seg_rows = &seg_row};
+    struct kern_linear op = {.x = ref_put(dev, ones, sizeof ones),
+                             .k = 2,
+                             .site_n = 1,
+                             .sites = {{.n = 1, .w = ref_put(dev, w, sizeof w)}},
+                             .post = KERN_POST_STORE,
+                             .out = REF_PUT(dev, 0)};
+    step_begin(&kern_ref, dev, &step);
+    kern_ref.linear(dev, &op);
+    assert_int_equal(step_end(&kern_ref, dev), 0);
+    assert_true(((float *)op.out)[0] == 3 * (1 + 2 * 1.015625f));
     kern_ref.close(dev);
 }
 
@@ -351,6 +442,8 @@ int main(void)
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_join),
         cmocka_unit_test(test_lowrank),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_scaled_inputs_are_rounded),
         cmocka_unit_test(test_act_mul),
         cmocka_unit_test(test_heads_and_attend),
         cmocka_unit_test(test_sample_and_score),
