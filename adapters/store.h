@@ -24,6 +24,8 @@ struct store_config {
     const struct model_desc *desc;
     const struct kern *kern; /* packs the factors */
     enum dtype held;
+    /* Tests only, else NULL: called when the kind of `name` is known and nothing was read yet. */
+    void (*before_read)(void *arg, const char *name);
     /* Tests only, else NULL: called when the files of `name` were read, before they are compared
      * with what lies on the disk by then. */
     void (*after_read)(void *arg, const char *name);

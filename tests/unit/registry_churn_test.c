@@ -1,7 +1,7 @@
 /* The registry under seeded churn: folders change, also their kind, fail and vanish, requests come,
- * wait, run and leave, ops are asked and cancelled, jobs end in any order or are refused. A simple model says
- * what must hold after every action; at the end everything must have been answered and nothing
- * leaks. */
+ * wait, run and leave, ops are asked and cancelled, jobs end in any order or are refused. A simple
+ * model says what must hold after every action; at the end everything must have been answered and
+ * nothing leaks. */
 #include "tests/unit/registry_fake.h"
 
 #define CHURN_REQUESTS 48
