@@ -45,8 +45,8 @@ class Refused(unittest.TestCase):
                 ('"sliding_window" is 128 with "use_sliding_window" true: sliding windows are not '
                  'implemented', {"use_sliding_window": True,
                                                   "sliding_window": 128}),
-                ('"model_type" is "mamba", only llama, qwen2 and qwen3 are implemented',
-                 {"model_type": "mamba"}),
+                ('"model_type" is "mamba", only llama, qwen2, qwen3, qwen3_5 and falcon_h1 are '
+                 'implemented', {"model_type": "mamba"}),
                 ('"frobnicate" is 3, which is not implemented for "qwen3"', {"frobnicate": 3}),
                 ('"hidden_act" is "gelu"', {"hidden_act": "gelu"}),
                 ("yarn", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}),
