@@ -19,6 +19,8 @@ struct kern;
 struct model_desc;
 struct store;
 
+#define STORE_KINDS_MAX 8
+
 struct store_config {
     const char *root; /* the adapter root; NULL = none: every name is unknown */
     const struct model_desc *desc;
@@ -71,6 +73,10 @@ void store_close(struct store *store);
  * with mem_free. Folders with illegal names are skipped and counted. */
 int store_scan(const struct store *store, char (**out_names)[LIMIT_ADAPTER_NAME_BYTES],
                uint32_t *out_n, uint32_t *out_skipped_n, struct err *err);
+
+/* Names of the kinds that the base can have, sorted, into a list of STORE_KINDS_MAX; returns their
+ * number. */
+uint32_t store_kind_names(const struct store *store, const char **list);
 
 /* Does what a prepare_job asks (its job.run points here). Io worker or test; blocks, allocates.
  * A folder that changes while it is read is read once more, then refused with ERR_CONFLICT. */

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import unittest
 
-from harness import PATIENCE, adapter_pb, program
+from harness import PATIENCE, adapter_pb, model_pb, program
 from test_daemon_case import SANITIZED, Answer, Client, Code, grpc, reason
 from test_daemon_golden import (GoldenCase, read_header, read_tensors, text_of, write_header)
 
@@ -98,6 +98,8 @@ class Goldens(HybridCase):
                     self.assertEqual(answer.prompt_tops, alone.prompt_tops)
 
     def test_what_they_are(self):
+        model = self.client.models.GetModel(model_pb.GetModelRequest())
+        self.assertEqual(list(model.adapter_kinds), ["ia3", "lora", "s0"])
         for name in self.names:
             self.load(name)
         listed = {a.name: a for a in
@@ -304,6 +306,8 @@ class Dense(GoldenCase):
         if not EMULATED:
             self.assertEqual(self.ask(**self.job()).ids, self.expected("base"))
         before = self.ask(**self.job(tokens=8)).key()
+        model = self.client.models.GetModel(model_pb.GetModelRequest())
+        self.assertEqual(list(model.adapter_kinds), ["ia3", "lora"])
         for call in (lambda: self.load("s"), lambda: self.client.generate(**self.job("s"))):
             error = self.refused(Code.FAILED_PRECONDITION, "ADAPTER_INCOMPATIBLE", call)
             self.assertEqual(error.details(),
