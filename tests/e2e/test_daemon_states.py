@@ -55,7 +55,7 @@ class HybridCase(GoldenCase):
 
 
 class Goldens(HybridCase):
-    tokens = 16 if EMULATED else 64
+    tokens = 8 if EMULATED else 64
 
     def check(self, run, answer):
         if f"{run}.tokens" in self.golden:
@@ -127,7 +127,7 @@ class Goldens(HybridCase):
 
 
 class States(HybridCase):
-    tokens = 8 if EMULATED else 32
+    tokens = 4 if EMULATED else 32
 
     def run_of(self, *adapters):
         return self.ask(**self.job(*adapters, tokens=self.tokens))
@@ -159,7 +159,7 @@ class States(HybridCase):
         self.assertEqual(self.run_of(("twice", 0.5)).key(), one.key())
 
     def test_swap_changes_the_kind(self):
-        tokens = 24 if EMULATED else 60 if SANITIZED else 300
+        tokens = 16 if EMULATED else 60 if SANITIZED else 300
         kinds = [("a", "lora"), ("s", "s0"), ("ia3", "ia3"), ("n", "s0"), ("b", "lora")]
         job = self.job("swap", tokens=tokens, prompt=self.prompt[:9])
         alone = {}
@@ -193,7 +193,8 @@ class States(HybridCase):
         self.assertEqual([rows[n][1:4] for n in ("s", "ia3", "a")],
                          [["DEVICE", "s0", "0"], ["DEVICE", "ia3", "0"], ["DEVICE", "lora", "4"]])
         self.assertIn("kind        s0\n", run("adapters", "get", "s"))
-        self.assertIn("modules     3 of 3\n", run("adapters", "get", "s"))
+        layer_n = self.adapter("s").modules_total
+        self.assertIn(f"modules     {layer_n} of {layer_n}\n", run("adapters", "get", "s"))
         for adapters in (("s",), ("s@2", "a"), ("ia3@0.5",)):
             flags = [x for a in adapters for x in ("--adapter", a)]
             pairs = [(a.split("@")[0], float((a + "@1").split("@")[1])) for a in adapters]
@@ -203,8 +204,8 @@ class States(HybridCase):
             self.assertEqual(got, text_of(self.ask(**job).ids) + "\n")
 
 
-class Refused(HybridCase):
-    """Folders that are no S0 of this base; none hurts what else is served."""
+class Refused(GoldenCase):
+    """Folders that are no S0 of the base; none hurts what else is served."""
 
     def cases(self):
         def nan(header, data):
@@ -226,14 +227,11 @@ class Refused(HybridCase):
             header["0"]["shape"] = [4, 24, 16]
 
         def drop(header, data):
-            """Without the last layer, and without its bytes."""
-            begin, _ = max(t["data_offsets"] for t in header.values())
-            last = [key for key, t in header.items() if t["data_offsets"][0] == begin]
-            other = "1" if last != ["1"] else None
-            del header[last[0]]
-            if other:  # the layer that is missing is to be layer 1
-                header[last[0]] = header.pop("1")
-            del data[begin:]
+            """Without the bytes at the end, and without layer 1: whose they were takes its."""
+            last = max(header, key=lambda name: header[name]["data_offsets"])
+            begin = header[last]["data_offsets"][0]
+            header[last] = header["1"]
+            del header["1"], data[begin:]
 
         def pickled(folder):
             os.rename(os.path.join(folder, STATES), os.path.join(folder, "states.pt"))
@@ -272,8 +270,6 @@ class Refused(HybridCase):
         for i, (change, why, words) in enumerate(self.cases()):
             with self.subTest(words):
                 name = f"bad{i}"
-                if self.case != "qwen35" and "[4, 16, 24]" in words:
-                    continue
                 self.put(name, "s", change)
                 for call in (lambda n=name: self.load(n),
                              lambda n=name: self.client.generate(**self.job(n))):
@@ -317,26 +313,26 @@ class Dense(GoldenCase):
 
 
 class LittleMemory(HybridCase):
-    """Keys and values of three or four sequences for a crowd."""
-    more = ("--kv-memory", "48KiB" if EMULATED else "128KiB", "--max-context", "192")
-    count = 8 if EMULATED else 12 if SANITIZED else 40
+    """Pages for the prompts of three sequences, and for two of them to grow by the one that each
+    needs: of three that came at once the youngest gives way."""
+    more = ("--kv-memory", "40KiB" if EMULATED else "128KiB", "--max-context", "192")
+    prompt_n, tokens = (62, 12) if EMULATED else (72, 64)
 
     def test_preemption_begins_with_the_state_again(self):
-        sets = [("s",), (), ("s", "a"), ("n",), (("s", -1.5),), ("ia3", "n"), ("ia3",)]
-        jobs = [self.job(*sets[i % len(sets)], tokens=64, prompt=self.prompt[i % 5:])
-                for i in range(self.count)]
-        crowd = self.crowd(jobs)
-        given_way = {sets[i % len(sets)] for i, a in enumerate(crowd) if a.preemptions > 0}
-        self.assertTrue(given_way & {sets[0], sets[2], sets[3], sets[4], sets[5]}, given_way)
-        known = {}
-        for i, (job, answer) in enumerate(zip(jobs, crowd)):
-            key = (i % len(sets), i % 5)
-            if key not in known:
-                known[key] = self.ask(**job)
-                self.assertEqual(known[key].preemptions, 0)
-            self.assertEqual(answer.key(), known[key].key(), jobs[i]["adapters"])
+        sets = [("s",), ("n",), ("s", "a"), (("s", -1.5),), ("ia3", "n"), ("a", ("n", 0.5))]
+        jobs = [self.job(*adapters, tokens=self.tokens, prompt=self.prompt[:self.prompt_n])
+                for adapters in sets]
+        alone = [self.ask(**job) for job in jobs]
+        self.assertEqual({answer.preemptions for answer in alone}, {0})
+        given_way = 0
+        for first in range(0, len(jobs), 3 if EMULATED else 1):
+            three = [(first + i) % len(jobs) for i in range(3)]
+            for i, answer in zip(three, self.crowd([jobs[i] for i in three])):
+                given_way += answer.preemptions
+                self.assertEqual(answer.key(), alone[i].key(), sets[i])
+        self.assertGreater(given_way, 0)
         if not EMULATED:
-            self.assertEqual(crowd[0].ids, self.expected("s"))
+            self.assertEqual(alone[0].ids, self.expected("s"))
 
 
 class Churn(HybridCase):
