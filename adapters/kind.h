@@ -62,7 +62,8 @@ struct parsed_adapter {
 };
 
 struct adapter_kind {
-    const char *name; /* "lora" */
+    const char *name;  /* "lora" */
+    bool is_recurrent; /* only bases that have recurrent layers can have it */
     /* The files of a folder this kind is recognised by, and those it reads (NULL-terminated). */
     const char *const *marker_files;
     const char *const *files;

@@ -310,6 +310,7 @@ static const char *const s0_optional[] = {S0_CONFIG, S0_META, NULL};
 static const char *const s0_unsafe[] = {"states.pt", NULL};
 
 const struct adapter_kind kind_s0 = {.name = "s0",
+                                     .is_recurrent = true,
                                      .marker_files = s0_markers,
                                      .files = s0_files,
                                      .optional_files = s0_optional,

@@ -11,6 +11,7 @@
 
 #include "adapters/store_int.h"
 #include "base/mem.h"
+#include "model/model.h"
 
 const struct adapter_kind *const store_kinds[] = {&kind_ia3, &kind_lora, &kind_s0, NULL};
 
@@ -51,6 +52,18 @@ void store_close(struct store *store)
         }
         mem_free(store);
     }
+}
+
+uint32_t store_kind_names(const struct store *store, const char **list)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; store_kinds[i]; i++) {
+        if (!store_kinds[i]->is_recurrent || store->config.desc->state_layer_n > 0) {
+            ASSERT_CMP(n, <, STORE_KINDS_MAX);
+            list[n++] = store_kinds[i]->name;
+        }
+    }
+    return n;
 }
 
 static int name_compare(const void *a, const void *b)

@@ -19,11 +19,15 @@ struct kern;
 struct model_desc;
 struct store;
 
+#define STORE_KINDS_MAX 8
+
 struct store_config {
     const char *root; /* the adapter root; NULL = none: every name is unknown */
     const struct model_desc *desc;
     const struct kern *kern; /* packs the factors */
     enum dtype held;
+    /* Tests only, else NULL: called when the kind of `name` is known and nothing was read yet. */
+    void (*before_read)(void *arg, const char *name);
     /* Tests only, else NULL: called when the files of `name` were read, before they are compared
      * with what lies on the disk by then. */
     void (*after_read)(void *arg, const char *name);
@@ -69,6 +73,10 @@ void store_close(struct store *store);
  * with mem_free. Folders with illegal names are skipped and counted. */
 int store_scan(const struct store *store, char (**out_names)[LIMIT_ADAPTER_NAME_BYTES],
                uint32_t *out_n, uint32_t *out_skipped_n, struct err *err);
+
+/* Names of the kinds that the base can have, sorted, into a list of STORE_KINDS_MAX; returns their
+ * number. */
+uint32_t store_kind_names(const struct store *store, const char **list);
 
 /* Does what a prepare_job asks (its job.run points here). Io worker or test; blocks, allocates.
  * A folder that changes while it is read is read once more, then refused with ERR_CONFLICT. */

@@ -348,12 +348,19 @@ int folder_open(const struct store *store, const char *name, struct store_folder
         reading = (struct folder_reading){0};
         *out = (struct store_folder){0};
         int rc = folder_match(store, name, out, err);
-        if (!rc) {
-            rc = folder_read(store, name, out, &reading, err);
+        if (!rc && store->config.before_read) {
+            store->config.before_read(store->config.arg, name);
         }
+        rc = rc ? rc : folder_read(store, name, out, &reading, err);
         if (rc) {
             folder_close(out);
-            return rc;
+            if (i + 1 == STORE_READ_TRIES) {
+                return rc;
+            }
+            if (err) { /* it may have been another folder when the look at it began */
+                *err = (struct err){0};
+            }
+            continue;
         }
         if (store->config.after_read) {
             store->config.after_read(store->config.arg, name);

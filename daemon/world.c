@@ -27,6 +27,7 @@ struct world {
     struct engine_plan plan;
     struct server_model server_model;
     char *name;
+    const char *kinds[STORE_KINDS_MAX];
     uint32_t adapter_n;
     bool has_desc;
     bool is_running;
@@ -274,6 +275,8 @@ static void world_describe(struct world *world, const struct options *options)
     out->kv_tokens = (uint64_t)world->plan.kv.page_n * LIMIT_KV_PAGE;
     out->weight_bytes = model->weight_bytes;
     out->adapter_bytes = world->plan.pool_bytes;
+    out->adapter_kinds = world->kinds;
+    out->adapter_kind_n = store_kind_names(world->store, world->kinds);
     out->sequence_max = world->plan.sched.slot_n;
     memcpy(out->eos_tokens, generation->eos_tokens, sizeof out->eos_tokens);
     out->eos_n = generation->eos_n;

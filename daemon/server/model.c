@@ -43,7 +43,6 @@ static void model_send(const struct server *server, struct rpc_call *call)
     const struct server_model *model = &server->model;
     Graft__V1__Model out = GRAFT__V1__MODEL__INIT;
     Graft__V1__Sampling sampling;
-    char *kinds[] = {(char *)"lora"};
     enum chat_style style = chat_style(model->tokenizer);
     bool has_chat = style == CHAT_CHATML || style == CHAT_LLAMA3;
     model_fill_sampling(&model->sampling, &sampling);
@@ -67,8 +66,8 @@ static void model_send(const struct server *server, struct rpc_call *call)
     out.chat_note = (char *)(has_chat ? MODEL_CHAT_NOTE : "");
     out.adapter_bytes_max = model->adapter_bytes;
     out.request_adapters_max = LIMIT_REQUEST_ADAPTERS;
-    out.n_adapter_kinds = ARRAY_N(kinds);
-    out.adapter_kinds = kinds;
+    out.n_adapter_kinds = model->adapter_kind_n;
+    out.adapter_kinds = (char **)(uintptr_t)model->adapter_kinds;
     out.version = (char *)GRAFTD_VERSION;
     out.saturated_values = ring_number_get(&server->ports->saturated);
     rpc_call_finish(call, &out.base, NULL);

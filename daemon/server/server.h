@@ -40,6 +40,8 @@ struct server_model {
     uint64_t kv_tokens;
     uint64_t weight_bytes;
     uint64_t adapter_bytes;
+    const char *const *adapter_kinds; /* borrowed */
+    uint32_t adapter_kind_n;
     uint32_t sequence_max;
     uint32_t eos_tokens[LIMIT_EOS_TOKENS];
     uint32_t eos_n;

@@ -12,7 +12,9 @@ if(TARGET graftd AND TARGET graftctl)
       test_daemon_device test_daemon_generate.Crowd.test_streams_answer_as_alone
       test_daemon_generate.Ends test_daemon_generate.Refusals
       test_daemon_adapters.LittleMemory.test_preemption_changes_no_answer
-      test_daemon_ctl.Graftctl.test_generate)
+      test_daemon_ctl.Graftctl.test_generate
+      test_daemon_states.Goldens test_daemon_states.FalconGoldens test_daemon_states.States
+      test_daemon_states.Dense test_daemon_states.LittleMemory)
     set_tests_properties(e2e_emulated PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77 LABELS emulated
       ENVIRONMENT "${e2e_daemon_environment};GRAFT_SANITIZED=emulated")
   endif()

@@ -55,11 +55,12 @@ class Answer:
 
 class DaemonCase(unittest.TestCase):
     """One daemon for all tests of a class."""
+    model = MODEL
     flags = ("--adapters", ADAPTERS, *MODEST)
 
     @classmethod
     def setUpClass(cls):
-        cls.daemon = Daemon(MODEL, *cls.flags).ready()
+        cls.daemon = Daemon(cls.model, *cls.flags).ready()
 
     @classmethod
     def tearDownClass(cls):

@@ -1,7 +1,7 @@
-/* The registry under seeded churn: folders change, fail and vanish, requests come, wait, run and
- * leave, ops are asked and cancelled, jobs end in any order or are refused. A simple model says
- * what must hold after every action; at the end everything must have been answered and nothing
- * leaks. */
+/* The registry under seeded churn: folders change, also their kind, fail and vanish, requests come,
+ * wait, run and leave, ops are asked and cancelled, jobs end in any order or are refused. A simple
+ * model says what must hold after every action; at the end everything must have been answered and
+ * nothing leaks. */
 #include "tests/unit/registry_fake.h"
 
 #define CHURN_REQUESTS 48
@@ -39,6 +39,7 @@ struct churn {
     uint64_t order;
     uint32_t content;
     uint32_t held_n, failed_n, loaded_n, unchanged_n;
+    uint32_t begun_n, two_states_n; /* leases with a state; requests refused for two */
     struct adapter list[FAKE_NAMES];
 };
 
@@ -46,6 +47,34 @@ static uint32_t pick(struct churn *c, uint32_t n)
 {
     c->random = c->random * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(c->random >> 33) % n;
+}
+
+/* What a content is: rows, rows by scales too, states alone, or all of them. */
+static void set_kind(uint32_t content, struct fake_folder *out)
+{
+    uint32_t kind = (content * 2654435761u >> 16) % 8;
+    out->has_states = kind < 2;
+    out->has_no_rows = kind == 0;
+    out->has_scales = kind == 1 || kind == 2;
+}
+
+/* The lease says what its versions are, also when their names have moved on. */
+static void check_kinds(const struct request *q)
+{
+    uint32_t state = LIMIT_REQUEST_ADAPTERS;
+    for (uint32_t i = 0; i < q->n; i++) {
+        struct fake_folder want;
+        unsigned content;
+        assert_int_equal(sscanf(q->answer.revisions[i], "%8x", &content), 1);
+        set_kind(content, &want);
+        assert_int_equal(q->lease.has_rows[i], !want.has_no_rows);
+        assert_int_equal(q->lease.has_scales[i], want.has_scales);
+        if (want.has_states) {
+            assert_int_equal(state, LIMIT_REQUEST_ADAPTERS);
+            state = i;
+        }
+    }
+    assert_int_equal(q->lease.state, state);
 }
 
 static void check_block(struct churn *c, const struct request *q, uint32_t i)
@@ -70,6 +99,9 @@ static void check_all(struct churn *c)
     struct adapter_op op = {.type = ADAPTER_OP_LIST, .out = c->list, .out_max = FAKE_NAMES};
     for (uint32_t i = 0; i < CHURN_REQUESTS; i++) {
         struct request *q = &c->requests[i];
+        if (q->state == REQUEST_HELD) {
+            check_kinds(q);
+        }
         for (uint32_t k = 0; k < (q->state == REQUEST_HELD ? q->n : 0); k++) {
             check_block(c, q, k);
             pins[q->names[k]]++;
@@ -121,6 +153,32 @@ static void take_answers(struct churn *c)
     }
 }
 
+/* Two of the request's adapters have states now, and the refusal names the first two. */
+static void check_two_states(struct churn *c, const struct request *q)
+{
+    struct adapter_op op = {.type = ADAPTER_OP_LIST, .out = c->list, .out_max = FAKE_NAMES};
+    uint32_t found_n = 0;
+    take_answers(c);
+    registry_ask(c->f.registry, &op, c->f.now_ns);
+    assert_ptr_equal(registry_answered(c->f.registry), &op);
+    for (uint32_t i = 0; i < q->n; i++) {
+        for (uint32_t k = 0; k < op.out_n; k++) {
+            struct fake_folder is;
+            unsigned content;
+            if (strcmp(c->list[k].name, q->text[i]) != 0 ||
+                sscanf(c->list[k].revision, "%8x", &content) != 1) {
+                continue;
+            }
+            set_kind(content, &is);
+            found_n += is.has_states;
+            if (is.has_states && found_n <= 2) {
+                assert_non_null(strstr(q->answer.err.text, q->text[i]));
+            }
+        }
+    }
+    assert_true(found_n >= 2);
+}
+
 static void try_request(struct churn *c, struct request *q)
 {
     struct lease_want want = {.n = q->n};
@@ -132,6 +190,7 @@ static void try_request(struct churn *c, struct request *q)
     if (rc == 0) {
         q->state = REQUEST_HELD;
         c->held_n++;
+        c->begun_n += q->lease.state < q->n;
         /* what was just flipped is told to the backend before the next step */
         uint32_t version;
         const void *block;
@@ -140,6 +199,10 @@ static void try_request(struct churn *c, struct request *q)
         }
     } else if (rc == ERR_ADAPTER_LOADING) {
         q->state = REQUEST_WAITING;
+    } else if (rc == ERR_INVALID_PARAMETER) {
+        check_two_states(c, q);
+        q->state = REQUEST_NONE;
+        c->two_states_n++;
     } else {
         assert_true(rc == ERR_ADAPTER_NOT_FOUND || rc == ERR_BAD_FILE ||
                     rc == ERR_ADAPTER_MEMORY_EXHAUSTED);
@@ -216,6 +279,7 @@ static void change_folder(struct churn *c, uint32_t i)
     uint32_t kind = pick(c, 12);
     folder->fail = kind == 0 ? ERR_BAD_FILE : 0;
     folder->content = ++c->content;
+    set_kind(folder->content, folder);
     folder->bytes = kind == 1 ? 0 : kind == 2 ? 5000 : 64 + pick(c, 1500);
 }
 
@@ -272,6 +336,7 @@ static void finish(struct churn *c)
         c->f.folders[i].fail = 0;
         c->f.folders[i].bytes = 64 + i * 30;
         c->f.folders[i].content = ++c->content;
+        set_kind(c->content, &c->f.folders[i]);
     }
     for (int round = 0; round < 20000; round++) {
         bool is_waiting = false;
@@ -335,6 +400,8 @@ static void nothing_leaks_and_everybody_is_answered(void **state)
     uint32_t failed_n = 0;
     uint32_t loaded_n = 0;
     uint32_t unchanged_n = 0;
+    uint32_t begun_n = 0;
+    uint32_t two_states_n = 0;
     (void)state;
     for (uint64_t seed = 1; seed <= 15; seed++) {
         churn(seed, c);
@@ -342,11 +409,15 @@ static void nothing_leaks_and_everybody_is_answered(void **state)
         failed_n += c->failed_n;
         loaded_n += c->loaded_n;
         unchanged_n += c->unchanged_n;
+        begun_n += c->begun_n;
+        two_states_n += c->two_states_n;
     }
-    print_message("%u held, %u failed, %u loaded, %u of them unchanged\n", held_n, failed_n,
-                  loaded_n, unchanged_n);
+    print_message("%u held, %u of them with a state, %u refused for two states, %u failed, "
+                  "%u loaded, %u of them unchanged\n",
+                  held_n, begun_n, two_states_n, failed_n, loaded_n, unchanged_n);
     /* the churn reached what it is for */
     assert_true(held_n > 500 && failed_n > 50 && loaded_n > 500 && unchanged_n > 5);
+    assert_true(begun_n > 200 && two_states_n > 20);
     test_free(c);
 }
 

@@ -22,6 +22,7 @@ struct fake_folder {
     int fail;         /* != 0: loading fails with this code */
     bool has_states;
     bool has_no_rows;
+    bool has_scales;
 };
 
 struct fake {
@@ -112,6 +113,7 @@ static inline void fake_prepare(struct fake *f, struct prepare_job *job)
     memcpy(v->revision, revision, sizeof v->revision);
     v->kind = "lora";
     v->has_rows = !folder->has_no_rows;
+    v->has_scales = folder->has_scales;
     v->has_states = folder->has_states;
     v->block_bytes = folder->bytes;
     v->room = job->room;

@@ -357,6 +357,60 @@ static void changing_folders_are_read_once_more(void **state)
     store_close(store);
 }
 
+/* The folder becomes one of another kind once it is known what it was. */
+static void turn(void *arg, const char *name)
+{
+    uint32_t *left = arg;
+    char path[256];
+    char file[128];
+    if (*left == 0) {
+        return;
+    }
+    (*left)--;
+    snprintf(file, sizeof file, "%s/states.safetensors", name);
+    make_path(&dir, file, path);
+    if (unlink(path) == 0) {
+        make_adapter(&dir, name, &MAKE_GOOD);
+        return;
+    }
+    make_file(&dir, file, "x", 1);
+    snprintf(file, sizeof file, "%s/adapter_config.json", name);
+    make_path(&dir, file, path);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void folders_that_change_their_kind_are_read_once_more(void **state)
+{
+    struct prepare_job job;
+    uint32_t left = 1;
+    struct store_config config = {.root = dir.root,
+                                  .desc = &desc,
+                                  .kern = &make_kern,
+                                  .held = DTYPE_F32,
+                                  .before_read = turn,
+                                  .arg = &left};
+    struct store *store = NULL;
+    char path[256];
+    (void)state;
+    assert_int_equal(store_open(&config, &store, NULL), 0);
+    make_path(&dir, "turn", path);
+    assert_int_equal(mkdir(path, 0755), 0);
+    make_file(&dir, "turn/states.safetensors", "x", 1);
+    make_prepare(store, "turn", &job);
+    assert_string_equal(job.err.text, "");
+    assert_int_equal(job.err.code, 0);
+    assert_string_equal(job.version->kind, "lora");
+    assert_int_equal(left, 0);
+    version_free(job.version);
+    left = 2; /* and again: what was missing at the end is named */
+    make_prepare(store, "turn", &job);
+    assert_int_equal(job.err.code, ERR_BAD_FILE);
+    assert_string_equal(job.err.text,
+                        "could not load adapter \"turn\": states.safetensors is missing");
+    assert_null(job.version);
+    store_close(store);
+}
+
 static void scan_finds_adapters(void **state)
 {
     struct make_dir root;
@@ -523,6 +577,7 @@ int main(void)
         cmocka_unit_test(links_inside_the_root_are_followed),
         cmocka_unit_test(links_out_of_the_root_are_refused),
         cmocka_unit_test(changing_folders_are_read_once_more),
+        cmocka_unit_test(folders_that_change_their_kind_are_read_once_more),
         cmocka_unit_test(scan_finds_adapters),
         cmocka_unit_test(engine_never_touches_the_heap),
     };
