@@ -5,19 +5,23 @@
  * 64 x 128. Decode: one row of each of 8 sequences through LAYERS layers (default 24, 201 MB of
  * states, so that they come from memory); each is read once and written once, and bytes a second
  * count both, as a share of the streaming read. Prefill: 512 rows of one sequence through one
- * layer; arithmetic is what the chunked form needs, as a share of fp32's peak. */
+ * layer; arithmetic is what the chunked form needs, as a share of fp32's peak. Begin: the decode
+ * step at position 0, from zeros and from eight versions' states, in alternating pairs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "kernels/effect.h"
 #include "kernels/kern.h"
 #include "perf/limits.h"
 
-#define BENCH_ROWS   512u
-#define BENCH_SEQS   8u
-#define BENCH_ROUNDS 7
-#define BENCH_CHUNK  ((double)LIMIT_PROMPT_CUT)
+#define BENCH_ROWS    512u
+#define BENCH_SEQS    8u
+#define BENCH_ROUNDS  7
+#define BENCH_PAIRS   41
+#define BENCH_CONTEXT 64
+#define BENCH_CHUNK   ((double)LIMIT_PROMPT_CUT)
 
 static const struct kern_gdn bench_gdn = {
     .key_head_n = 16, .value_head_n = 16, .key_dim = 128, .value_dim = 128, .norm_eps = 1e-6f};
@@ -39,6 +43,8 @@ struct bench {
     void *out;
     struct kern_row rows[BENCH_ROWS];
     struct kern_seq seqs[BENCH_SEQS];
+    struct kern_start starts[BENCH_SEQS];
+    uint32_t pos_first, start_n;
     uint32_t pages[BENCH_SEQS * BENCH_ROWS / LIMIT_KV_PAGE];
 };
 
@@ -72,7 +78,7 @@ static void bench_open(struct bench *b, enum kern_isa isa, uint32_t thread_n)
                              .held = DTYPE_BF16,
                              .row_max = BENCH_ROWS,
                              .slot_max = BENCH_SEQS,
-                             .version_max = 1,
+                             .version_max = BENCH_SEQS,
                              .k_max = 64,
                              .n_max = row_n,
                              .vocab_n = 64,
@@ -120,8 +126,9 @@ static double bench_pass(struct bench *b, bool is_prompt, uint32_t layer_n)
     uint32_t seq_n = is_prompt ? 1 : BENCH_SEQS;
     uint32_t each = is_prompt ? BENCH_ROWS : 1;
     for (uint32_t i = 0; i < seq_n * each; i++) {
-        b->rows[i] = (struct kern_row){
-            .slot = i / each, .pos = 64 + i % each, .flags = is_prompt ? KERN_ROW_PROMPT : 0};
+        b->rows[i] = (struct kern_row){.slot = i / each,
+                                       .pos = b->pos_first + i % each,
+                                       .flags = is_prompt ? KERN_ROW_PROMPT : 0};
     }
     for (uint32_t i = 0; i < seq_n; i++) {
         b->seqs[i] = (struct kern_seq){
@@ -132,6 +139,8 @@ static double bench_pass(struct bench *b, bool is_prompt, uint32_t layer_n)
                              .seqs = b->seqs,
                              .seq_n = seq_n,
                              .pages = b->pages,
+                             .starts = b->starts,
+                             .start_n = b->start_n,
                              .rope_scale = 1};
     kern_cpu.begin_step(b->dev, &step);
     int64_t start = clock_now_ns();
@@ -144,6 +153,68 @@ static double bench_pass(struct bench *b, bool is_prompt, uint32_t layer_n)
     return seconds;
 }
 
+/* The best round of each: limits and ops take turns, so that load on the machine meets both. */
+struct bench_figures {
+    double read;
+    double peak;
+    double decode;
+    double prefill;
+};
+
+static int bench_compare(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* A version for each sequence, with states and nothing else. */
+static void bench_versions(struct bench *b)
+{
+    size_t stride = effect_state_stride(b->state.state_n);
+    struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
+                                .version = EFFECT_BLOCK_VERSION,
+                                .bytes = EFFECT_ALIGN * 2 + b->layer_n * stride,
+                                .lowrank_at = EFFECT_LOWRANK_AT,
+                                .state_at = EFFECT_ALIGN * 2,
+                                .state_n = b->state.state_n};
+    for (uint32_t v = 0; v < BENCH_SEQS; v++) {
+        float *block = bench_floats(b, head.bytes / sizeof *block, 1e-3f);
+        memcpy(block, &head, sizeof head);
+        kern_cpu.set_version(b->dev, v, block);
+        b->starts[v] = (struct kern_start){.slot = v, .version = v, .weight = 1};
+    }
+}
+
+/* What beginning with states costs beside beginning with zeros; one read of them, beside. */
+static void bench_begin(struct bench *b, const struct bench_figures *best)
+{
+    double times[2][BENCH_PAIRS];
+    double more[BENCH_PAIRS];
+    double read = (double)b->layer_n * BENCH_SEQS * b->state.state_n * sizeof(float) / best->read;
+    b->pos_first = 0;
+    for (uint32_t i = 0; i < BENCH_PAIRS; i++) {
+        for (uint32_t turn = 0; turn < 2; turn++) {
+            uint32_t mode = (turn + i) % 2;
+            b->start_n = mode * BENCH_SEQS;
+            times[mode][i] = bench_pass(b, false, b->layer_n);
+        }
+        more[i] = times[1][i] - times[0][i];
+    }
+    b->start_n = 0;
+    b->pos_first = BENCH_CONTEXT;
+    for (uint32_t mode = 0; mode < 2; mode++) {
+        qsort(times[mode], BENCH_PAIRS, sizeof(double), bench_compare);
+    }
+    qsort(more, BENCH_PAIRS, sizeof(double), bench_compare);
+    printf(
+        "%s begin   %u sequences: zeros %.2f ms (best %.2f), states %.2f ms (best %.2f), more by "
+        "%.2f ms (best %.2f), one read of them %.2f ms\n",
+        b->is_ssd ? "ssd" : "gdn", BENCH_SEQS, times[0][BENCH_PAIRS / 2] * 1e3, times[0][0] * 1e3,
+        times[1][BENCH_PAIRS / 2] * 1e3, times[1][0] * 1e3, more[BENCH_PAIRS / 2] * 1e3,
+        (times[1][0] - times[0][0]) * 1e3, read * 1e-6);
+}
+
 /* Products of the chunked form for a row, all heads. */
 static double bench_row_flop(bool is_ssd)
 {
@@ -153,14 +224,6 @@ static double bench_row_flop(bool is_ssd)
     double squares = BENCH_CHUNK / 2 * (k + v);
     return 2 * head_n * (is_ssd ? 2 * k * v + squares : 3 * k * v + 2 * squares);
 }
-
-/* The best round of each: limits and ops take turns, so that load on the machine meets both. */
-struct bench_figures {
-    double read;
-    double peak;
-    double decode;
-    double prefill;
-};
 
 static void bench_round(struct bench *b, const char *exact, uint32_t thread_n,
                         struct bench_figures *io)
@@ -192,6 +255,7 @@ int main(int argc, char **argv)
     static struct bench b;
     enum kern_isa isa = argc > 1 ? kern_isa_parse(argv[1]) : KERN_ISA_AUTO;
     uint32_t thread_n = argc > 2 ? (uint32_t)atoi(argv[2]) : 2;
+    b.pos_first = BENCH_CONTEXT;
     b.layer_n = argc > 3 ? (uint32_t)atoi(argv[3]) : 24;
     if (isa == KERN_ISA_N || thread_n == 0 || thread_n > 64 || b.layer_n == 0) {
         fprintf(stderr, "usage: bench_recurrent [ISA [THREADS [LAYERS]]]\n");
@@ -210,6 +274,8 @@ int main(int argc, char **argv)
         printf("%s, %u threads: read %.1f GB/s, peak of fp32 %.0f GFLOP/s\n", name, thread_n,
                figures.read, figures.peak);
         bench_print(&b, &figures);
+        bench_versions(&b);
+        bench_begin(&b, &figures);
         kern_cpu.close(b.dev);
     }
     return 0;
