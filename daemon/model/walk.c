@@ -221,6 +221,7 @@ static uint32_t walk_mix(const struct walk *walk, uint32_t layer)
         block_gdn(walk, layer);
         return 1;
     case MIXER_ATTENTION_SSD:
+        /* in this order: a scale effect at Mamba-2's way in changes x, which both read */
         block_attention(walk, layer);
         block_ssd(walk, layer);
         return 2;

@@ -344,10 +344,10 @@ static uint32_t path_crowds(const struct rig_path *path)
     if (getenv("GRAFT_LONG")) {
         return 200;
     }
-    if ((path->is_stand_in || path->is_16_bit) && is_sanitized) {
+    if (is_sanitized) {
         return 4;
     }
-    return path->is_stand_in || path->is_16_bit || is_sanitized ? 20 : 200;
+    return path->is_stand_in || path->is_16_bit ? 20 : 200;
 }
 
 /* Half of a path's crowds hold bf16, half f32, or f16 where there is no f32; half are of one
