@@ -34,15 +34,12 @@ static const struct batch_limits limits = {
 
 static const char *const adapter_names[GOLDEN_ADAPTERS] = {"a", "b", "s", "n", "ia3"};
 
-/* A sanitizer makes goldens slow, emulated instructions very slow: there the fastest path stands
- * for those between it and plain C, which are the release build's to check. GRAFT_LONG=1 runs all.
- */
-static bool golden_runs_all(void)
+bool golden_is_brief(void)
 {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return getenv("GRAFT_LONG") != NULL;
+    return getenv("GRAFT_LONG") == NULL;
 #else
-    return true;
+    return false;
 #endif
 }
 
@@ -80,9 +77,9 @@ uint32_t golden_backends(struct golden_backend *list, uint32_t max)
             snprintf(backend.name, sizeof backend.name, "cpu %s%s", kern_isa_word(isa),
                      stand_in ? " stand-in" : "");
             bool has_stand_in =
-                (isa == KERN_ISA_AVX512BF16 || isa == KERN_ISA_AMX) && golden_runs_all();
+                (isa == KERN_ISA_AVX512BF16 || isa == KERN_ISA_AMX) && !golden_is_brief();
             if (n < max && (!stand_in || has_stand_in) && golden_can_open(&backend)) {
-                n -= n > 2 && !golden_runs_all(); /* ref, plain C, and this one for the last */
+                n -= n > 1 && golden_is_brief(); /* ref, and this one for the last */
                 list[n++] = backend;
             }
         }

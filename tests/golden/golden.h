@@ -60,6 +60,11 @@ struct golden_part {
     uint32_t n;
 };
 
+/* A sanitizer makes goldens slow, emulated instructions very slow: then the fastest path stands for
+ * all of cpu, and some cases for the others. The release build checks them all; so does
+ * GRAFT_LONG=1. */
+bool golden_is_brief(void);
+
 /* The next n backends that can run here, ref first, into list; returns their number. */
 uint32_t golden_backends(struct golden_backend *list, uint32_t max);
 
