@@ -18,14 +18,6 @@ bool peft_is_in(const char *const *list, const char *word)
     return *list != NULL;
 }
 
-bool peft_asks_for_nothing(const json_t *value)
-{
-    return json_is_null(value) || json_is_false(value) ||
-           (json_is_string(value) && json_string_length(value) == 0) ||
-           (json_is_array(value) && json_array_size(value) == 0) ||
-           (json_is_object(value) && json_object_size(value) == 0);
-}
-
 int peft_refuse(const char *key, const json_t *value, const char *why, struct err *err)
 {
     char brief[80];
@@ -63,7 +55,7 @@ int peft_check_keys(const json_t *root, const char *const *read, const char *con
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)root, key, value)
     {
-        if (!peft_is_in(read, key) && !peft_is_in(ignored, key) && !peft_asks_for_nothing(value)) {
+        if (!peft_is_in(read, key) && !peft_is_in(ignored, key) && !json_is_nothing(value)) {
             return peft_refuse(key, value, "which is not supported", err);
         }
     }

@@ -20,9 +20,6 @@ extern const char *const peft_unsafe[];
 
 bool peft_is_in(const char *const *list, const char *word);
 
-/* PEFT writes its many keys with values that say null, false, "", [] or {}. */
-bool peft_asks_for_nothing(const json_t *value);
-
 /* "key" is value, why: ERR_ADAPTER_INCOMPATIBLE. */
 int peft_refuse(const char *key, const json_t *value, const char *why, struct err *err);
 
@@ -32,7 +29,7 @@ int peft_open(const struct adapter_source *source, json_t **out, struct err *err
 /* True when the config is an object whose "peft_type" is this word. */
 bool peft_is_type(const struct adapter_source *source, const char *type);
 
-/* Refuses a key that is in neither list and asks for something. */
+/* Refuses a key that is in neither list and asks for something: PEFT writes many that do not. */
 int peft_check_keys(const json_t *root, const char *const *read, const char *const *ignored,
                     struct err *err);
 

@@ -60,6 +60,14 @@ int json_parse(const char *label, const void *data, size_t n, json_t **out, stru
     return 0;
 }
 
+bool json_is_nothing(const json_t *value)
+{
+    return json_is_null(value) || json_is_false(value) ||
+           (json_is_string(value) && json_string_length(value) == 0) ||
+           (json_is_array(value) && json_array_size(value) == 0) ||
+           (json_is_object(value) && json_object_size(value) == 0);
+}
+
 int json_read_file(const char *path, size_t bytes_max, json_t **out, struct err *err)
 {
     struct file_map map;

@@ -5,6 +5,7 @@
 #define BASE_JSON_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,6 +13,9 @@
 
 /* Reads and parses a regular file of at most bytes_max. The caller json_decref()s *out. */
 int json_read_file(const char *path, size_t bytes_max, json_t **out, struct err *err);
+
+/* True for null, false, "", [] and {}: what says that nothing is asked for. */
+bool json_is_nothing(const json_t *value);
 
 /* Parses n bytes. Infinity, which JSON does not have but Python writes, is read as that text. */
 int json_parse(const char *label, const void *data, size_t n, json_t **out, struct err *err);

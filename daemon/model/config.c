@@ -117,14 +117,6 @@ bool config_has_word(const char *const *words, const char *word)
     return false;
 }
 
-static bool config_is_nothing(const json_t *value)
-{
-    return json_is_null(value) || json_is_false(value) ||
-           (json_is_string(value) && json_string_length(value) == 0) ||
-           (json_is_array(value) && json_array_size(value) == 0) ||
-           (json_is_object(value) && json_object_size(value) == 0);
-}
-
 static bool config_knows_key(const struct family *family, const char *key)
 {
     if (config_has_word(config_keys, key) || config_has_word(config_harmless, key)) {
@@ -152,7 +144,7 @@ static int config_check_keys(const struct config *config, const struct family *f
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)config->root, key, value)
     {
-        if (!config_knows_key(family, key) && !config_is_nothing(value)) {
+        if (!config_knows_key(family, key) && !json_is_nothing(value)) {
             char brief[80];
             json_brief(value, brief, sizeof brief);
             return err_set(err, ERR_NOT_IMPLEMENTED,
@@ -207,7 +199,7 @@ static int config_enter_text(struct config *config, const struct family *family,
     json_object_foreach((json_t *)(uintptr_t)config->root, key, value)
     {
         if (!config_has_word(config_outer_keys, key) && !config_has_word(config_harmless, key) &&
-            !config_is_nothing(value)) {
+            !json_is_nothing(value)) {
             json_brief(value, brief, sizeof brief);
             return err_set(err, ERR_NOT_IMPLEMENTED,
                            "%s: \"%.80s\" is %s, which is not implemented beside \"text_config\"",

@@ -37,13 +37,13 @@ struct batch_seq {
     uint32_t page_n;
 };
 
-/* One adapter version at one place of the requests' lists: its rows, each with its weight.
- * Segments are sorted by (order, version); a row may lie in several segments, never twice in one.
- */
 enum batch_seg_flags {
     BATCH_SEG_SCALES = 1, /* the version has scale effects (kernels/effect.h) */
 };
 
+/* One adapter version at one place of the requests' lists: its rows, ascending, each with its
+ * weight. Segments are sorted by (order, version); a row may lie in several segments, never twice
+ * in one. */
 struct batch_seg {
     uint32_t version;   /* version slot */
     uint32_t order;     /* position in the request's adapter list */
