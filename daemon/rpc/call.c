@@ -11,6 +11,7 @@
 #include <grpc/support/time.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -24,6 +25,11 @@ enum rpc_send_state {
 };
 
 #define CALL_OPS_MAX 3
+#define CALL_WAIT_NS CLOCK_NS_PER_MS
+
+struct rpc_calls {
+    _Atomic uint32_t n;
+};
 
 struct rpc_call {
     _Atomic uint32_t ref_n;
@@ -54,6 +60,21 @@ static void call_received(struct rpc_tag *tag, bool ok);
 static void call_sent(struct rpc_tag *tag, bool ok);
 static void call_poked(struct rpc_tag *tag, bool ok);
 
+struct rpc_calls *rpc_calls_new(void)
+{
+    return mem_zalloc(sizeof(struct rpc_calls));
+}
+
+/* Looks now and then: whoever lets go of the last call may touch nothing after it has counted. */
+void rpc_calls_join(struct rpc_calls *calls)
+{
+    const struct timespec pause = {.tv_nsec = CALL_WAIT_NS};
+    while (atomic_load_explicit(&calls->n, memory_order_acquire) > 0) {
+        nanosleep(&pause, NULL);
+    }
+    mem_free(calls);
+}
+
 void rpc_call_ref(struct rpc_call *call)
 {
     atomic_fetch_add_explicit(&call->ref_n, 1, memory_order_relaxed);
@@ -61,11 +82,13 @@ void rpc_call_ref(struct rpc_call *call)
 
 void rpc_call_unref(struct rpc_call *call)
 {
+    struct rpc_server *server = call->server;
+    struct rpc_calls *calls = server->calls;
     if (atomic_fetch_sub_explicit(&call->ref_n, 1, memory_order_acq_rel) > 1) {
         return;
     }
     if (call->user) {
-        call->server->service.on_free(call->server->service.ctx, call);
+        server->service.on_free(server->service.ctx, call);
     }
     if (call->has_details) {
         grpc_slice_unref(call->status_details);
@@ -75,11 +98,11 @@ void rpc_call_unref(struct rpc_call *call)
     grpc_metadata_array_destroy(&call->metadata);
     grpc_call_details_destroy(&call->details);
     if (call->grpc) {
-        /* The last of these lets rpc_server_stop go on: everything above happens before it. */
-        RPC_TSAN_RELEASE(call->server);
         grpc_call_unref(call->grpc);
     }
     mem_free(call);
+    /* The last one lets rpc_server_stop go on: server and count may be gone right afterwards. */
+    atomic_fetch_sub_explicit(&calls->n, 1, memory_order_release);
 }
 
 void rpc_call_arm(struct rpc_server *server)
@@ -87,6 +110,7 @@ void rpc_call_arm(struct rpc_server *server)
     struct rpc_call *call = mem_zalloc(sizeof *call);
     atomic_init(&call->ref_n, 1); /* the arrival's */
     call->server = server;
+    atomic_fetch_add_explicit(&server->calls->n, 1, memory_order_relaxed);
     call->status_text = grpc_empty_slice();
     grpc_call_details_init(&call->details);
     grpc_metadata_array_init(&call->metadata);

@@ -13,6 +13,14 @@ struct rpc_tag {
     struct rpc_call *call;
 };
 
+/* The number of calls that somebody still refers to, armed ones included. */
+struct rpc_calls;
+
+struct rpc_calls *rpc_calls_new(void);
+
+/* Blocks until there are none, which is soon once the server is shut down, and frees it. */
+void rpc_calls_join(struct rpc_calls *calls);
+
 struct rpc_server {
     struct rpc_service service;
     grpc_server *grpc;
@@ -22,6 +30,7 @@ struct rpc_server {
     struct wake stopped_wake;
     struct ring_flag stopped;
     struct rpc_tag tag_stopped;
+    struct rpc_calls *calls;
 };
 
 /* cq thread, or before it starts: waits for the next call of any method. */

@@ -88,6 +88,7 @@ struct rpc_server *rpc_server_start(const struct rpc_service *service)
 {
     struct rpc_server *server = mem_zalloc(sizeof *server);
     server->service = *service;
+    server->calls = rpc_calls_new();
     wake_init(&server->stopped_wake);
     server->tag_stopped.fn = rpc_stopped;
     gpr_set_log_function(rpc_log);
@@ -106,7 +107,7 @@ void rpc_server_adopt(struct rpc_server *server, int fd)
     grpc_server_add_channel_from_fd(server->grpc, fd, server->credentials);
 }
 
-/* True once every call is over and every connection closed. */
+/* True once every connection is closed; the application may still refer to calls. */
 static bool rpc_wait_stopped(struct rpc_server *server, int64_t deadline_ns)
 {
     for (;;) {
@@ -130,7 +131,7 @@ void rpc_server_stop(struct rpc_server *server, int64_t grace_ns)
         grpc_server_cancel_all_calls(server->grpc);
         rpc_wait_stopped(server, CLOCK_NEVER);
     }
-    RPC_TSAN_ACQUIRE(server);
+    rpc_calls_join(server->calls);
     grpc_server_destroy(server->grpc);
     grpc_completion_queue_shutdown(server->queue);
     thread_join(&server->thread);

@@ -1,7 +1,12 @@
-/* Decoding with its guards, and errors with their details. */
+/* Decoding with its guards, errors with their details, and a stop that waits for its calls. */
 #include "tests/test.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
@@ -9,6 +14,7 @@
 #include "rpc/client.h"
 #include "rpc/codec.h"
 #include "rpc/error.h"
+#include "rpc/rpc.h"
 
 static const ProtobufCMessage *decode(struct arena *arena, const char *bytes, size_t n)
 {
@@ -138,6 +144,108 @@ static void test_client_without_server(void **state)
     arena_done(&arena);
 }
 
+#define ABORT_PATH "/graft.v1.InferenceService/Abort"
+
+/* A service that answers at once and keeps a reference to the call. */
+struct keeper {
+    struct rpc_call *_Atomic call;
+    _Atomic bool is_freed;
+    char address[64];
+};
+
+static void keep_message(void *ctx, struct rpc_call *call, const void *data, size_t n)
+{
+    struct keeper *keeper = ctx;
+    Graft__V1__AbortResponse response = GRAFT__V1__ABORT_RESPONSE__INIT;
+    (void)data;
+    (void)n;
+    rpc_call_set_user(call, keeper);
+    rpc_call_ref(call);
+    atomic_store(&keeper->call, call);
+    rpc_call_finish(call, &response.base, NULL);
+}
+
+static void keep_cancelled(void *ctx, struct rpc_call *call)
+{
+    (void)ctx;
+    (void)call;
+}
+
+static void keep_freed(void *ctx, struct rpc_call *call)
+{
+    struct keeper *keeper = ctx;
+    (void)call;
+    atomic_store(&keeper->is_freed, true);
+}
+
+static void keep_ask(void *arg)
+{
+    struct keeper *keeper = arg;
+    struct rpc_client *client = NULL;
+    struct rpc_failure failure;
+    struct err err = {0};
+    struct arena arena;
+    Graft__V1__AbortRequest request = GRAFT__V1__ABORT_REQUEST__INIT;
+    arena_init(&arena);
+    int rc = rpc_client_open(keeper->address, &client, &err);
+    ASSERT_CMP(rc, ==, 0);
+    bool is_answered =
+        rpc_client_unary(client, ABORT_PATH, &request.base, &graft__v1__abort_response__descriptor,
+                         &arena, &failure) != NULL;
+    ASSERT(is_answered);
+    rpc_client_close(client);
+    arena_done(&arena);
+}
+
+static void keep_let_go(void *arg)
+{
+    struct keeper *keeper = arg;
+    usleep(50000); /* long after the connection's end, which is all that gRPC core waits for */
+    rpc_call_unref(atomic_load(&keeper->call));
+}
+
+/* Where the client connects to. */
+static int keep_listen(const char *path)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    snprintf(name.sun_path, sizeof name.sun_path, "%s", path);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&name, sizeof name), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    return listener;
+}
+
+static void test_stop_waits_for_calls(void **state)
+{
+    static const struct rpc_method method = {ABORT_PATH, RPC_UNARY, NULL, keep_message, NULL};
+    static struct keeper keeper;
+    char folder[] = "/tmp/graft-rpc-XXXXXX";
+    struct thread client = {0};
+    struct thread holder = {0};
+    struct rpc_service service = {.ctx = &keeper,
+                                  .methods = &method,
+                                  .method_n = 1,
+                                  .on_cancelled = keep_cancelled,
+                                  .on_free = keep_freed};
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(keeper.address, sizeof keeper.address, "unix:%s/s.sock", folder);
+    int listener = keep_listen(keeper.address + 5);
+    struct rpc_server *server = rpc_server_start(&service);
+    thread_start(&client, THREAD_ANY, "client", keep_ask, &keeper);
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    assert_true(fd >= 0);
+    rpc_server_adopt(server, fd);
+    thread_join(&client);
+    thread_start(&holder, THREAD_ANY, "holder", keep_let_go, &keeper);
+    rpc_server_stop(server, 1000000000);
+    assert_true(atomic_load(&keeper.is_freed));
+    thread_join(&holder);
+    close(listener);
+    unlink(keeper.address + 5);
+    rmdir(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +254,7 @@ int main(void)
         cmocka_unit_test(test_details),
         cmocka_unit_test(test_client_addresses),
         cmocka_unit_test(test_client_without_server),
+        cmocka_unit_test(test_stop_waits_for_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
