@@ -13,7 +13,8 @@
 #   --out     the results file (default build/gpu-results.txt): device, command, then a line a part.
 #
 # parity     every op against ref/, generated and prompt form.
-# golden     16-bit goldens: logits and greedy tokens of a reference implementation.
+# golden     16-bit goldens: logits and greedy tokens of a reference implementation; what must hold of
+#            recurrent states.
 # mixing     a sequence's bits alone and in a crowd, with adapters coming and going, and preemption.
 # sanitizer  compute-sanitizer's memcheck, racecheck and synccheck over one shape per kernel.
 # limits     what the card can do at most, measured: memory, copies, launches, arithmetic.
@@ -47,7 +48,7 @@ for part in ${parts//,/ }; do
 done
 [ "$shapes" = all ] || export GRAFT_FIRST=1
 
-programs="gpu_look parity golden_test mixing_test gpu_limits gpu_bench"
+programs="gpu_look parity golden_test golden_state_test mixing_test gpu_limits gpu_bench"
 missing=0
 for program in $programs; do
   [ -x "$build/tests/$program" ] || [ -x "$build/perf/$program" ] || missing=1
@@ -93,7 +94,10 @@ run_table() {
 }
 
 part_parity() { run parity '^cuda .*sm_' "$build/tests/parity" cuda; }
-part_golden() { run golden ' on cuda, ' "$build/tests/golden_test"; }
+part_golden() {
+  run golden ' on cuda, ' "$build/tests/golden_test" cuda
+  run "golden states" ' on cuda, ' "$build/tests/golden_state_test" cuda
+}
 part_mixing() { run mixing '^cuda: .* crowds' "$build/tests/mixing_test" 'cuda*'; }
 
 part_sanitizer() {

@@ -66,10 +66,14 @@ static bool golden_can_open(const struct golden_backend *backend)
     return true;
 }
 
-uint32_t golden_backends(struct golden_backend *list, uint32_t max)
+static bool golden_is_wanted(const char *name, const char *only)
+{
+    return !only || strncmp(name, only, strlen(only)) == 0;
+}
+
+static uint32_t golden_cpu_backends(struct golden_backend *list, uint32_t max, const char *only)
 {
     uint32_t n = 0;
-    list[n++] = (struct golden_backend){.name = "ref", .kern = &kern_ref};
     for (enum kern_isa isa = KERN_ISA_PORTABLE; isa < KERN_ISA_N; isa++) {
         for (int stand_in = 0; stand_in < 2; stand_in++) {
             struct golden_backend backend = {
@@ -78,15 +82,24 @@ uint32_t golden_backends(struct golden_backend *list, uint32_t max)
                      stand_in ? " stand-in" : "");
             bool has_stand_in =
                 (isa == KERN_ISA_AVX512BF16 || isa == KERN_ISA_AMX) && !golden_is_brief();
-            if (n < max && (!stand_in || has_stand_in) && golden_can_open(&backend)) {
-                n -= n > 1 && golden_is_brief(); /* ref, and this one for the last */
+            if (n < max && (!stand_in || has_stand_in) && golden_is_wanted(backend.name, only) &&
+                golden_can_open(&backend)) {
+                n -= n > 0 && golden_is_brief(); /* this one for the last */
                 list[n++] = backend;
             }
         }
     }
+    return n;
+}
+
+uint32_t golden_backends(struct golden_backend *list, uint32_t max, const char *only)
+{
+    uint32_t n = 1;
+    list[0] = (struct golden_backend){.name = "ref", .kern = &kern_ref};
+    n += golden_cpu_backends(list + n, max - n, only);
 #ifdef KERN_HAS_CUDA
     struct err err;
-    if (n < max && cuda_available(&err) == 0) {
+    if (n < max && golden_is_wanted("cuda", only) && cuda_available(&err) == 0) {
         list[n++] = (struct golden_backend){.name = "cuda", .kern = &kern_cuda, .is_16_bit = true};
     }
 #endif

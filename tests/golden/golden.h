@@ -65,8 +65,9 @@ struct golden_part {
  * GRAFT_LONG=1. */
 bool golden_is_brief(void);
 
-/* The next n backends that can run here, ref first, into list; returns their number. */
-uint32_t golden_backends(struct golden_backend *list, uint32_t max);
+/* Into list: ref, and what else can run here and has a name that begins with `only` (NULL: all of
+ * them). Returns their number. */
+uint32_t golden_backends(struct golden_backend *list, uint32_t max, const char *only);
 
 /* Whether the backend can hold tests/golden/<name>. */
 bool golden_can_hold(const struct golden_backend *backend, const char *name);

@@ -450,13 +450,14 @@ static void states_are_affine_in_the_first(void **state)
         }                                                                                          \
     }
 
-int main(void)
+/* Usage: NAME [BACKEND]: ref and what is called so, "cuda", "cpu avx512" and so on. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         EACH(zero_states_are_none),    EACH(states_are_affine_in_the_first),
         EACH(a_split_changes_nothing), EACH(neighbours_change_nothing),
         EACH(a_slot_begins_anew),
     };
-    backend_n = golden_backends(backends, BACKENDS_MAX);
+    backend_n = golden_backends(backends, BACKENDS_MAX, argc > 1 ? argv[1] : NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@ expect 2 '' --parts everything
 if "$build/tests/gpu_look" >/dev/null; then
   expect 0 '^parity: passed' --build "$build" --parts parity
   expect 0 '^golden: passed' --build "$build" --parts golden
+  grep -q '^golden states: passed' "$work/out" || fail "leaves states out"
   expect 0 '^limits: passed' --build "$build" --parts limits
   grep -q '^    read: .* GB/s (' "$work/out" || fail "keeps no table of limits"
   ! grep -q '^device: emulated' "$work/out" || grep -q '^    emulated: figures mean nothing' "$work/out" ||
@@ -45,6 +46,7 @@ printf '#!/bin/sh\necho a device\n' >"$work/build/tests/gpu_look"
 printf '#!/bin/sh\necho broken; exit 1\n' >"$work/build/tests/parity"
 printf '#!/bin/sh\necho "nothing on a device"\n' >"$work/build/tests/mixing_test"
 cp "$work/build/tests/mixing_test" "$work/build/tests/golden_test"
+cp "$work/build/tests/mixing_test" "$work/build/tests/golden_state_test"
 printf '#!/bin/sh\necho "read: 1 GB/s (1..1)"; echo "copy: the sum is wrong" >&2; exit 1\n' \
   >"$work/build/perf/gpu_limits"
 printf '#!/bin/sh\necho "a token is 1 alone and 2 in a crowd" >&2; exit 1\n' >"$work/build/perf/gpu_bench"
