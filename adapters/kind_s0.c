@@ -41,16 +41,14 @@ struct s0_base {
     uint32_t dims[3];
 };
 
-static int s0_find_base(const struct model_desc *desc, struct s0_base *out, struct err *err)
+static int s0_check_base(const struct model_desc *desc, struct err *err)
 {
-    if (desc->state_layer_n == 0) {
-        return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
-                       S0_STATES ": holds recurrent states, the model (%s) has no recurrent layers",
-                       desc->family);
+    if (desc->state_layer_n > 0) {
+        return 0;
     }
-    out->arch = desc->ssd.head_n > 0 ? "mamba2" : "gated_delta_net";
-    model_state_dims(desc, out->dims);
-    return 0;
+    return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
+                   S0_STATES ": holds recurrent states, the model (%s) has no recurrent layers",
+                   desc->family);
 }
 
 /* Keys of training: read for their type only. */
@@ -289,10 +287,11 @@ static int s0_parse(const struct adapter_source *source, const struct model_desc
                     struct parsed_adapter *out, struct err *err)
 {
     const struct adapter_file *file = adapter_source_file(source, S0_STATES);
-    struct s0_base base;
+    struct s0_base base = {.arch = desc->ssd.head_n > 0 ? "mamba2" : "gated_delta_net"};
     struct s0_config config = {.alpha = desc->ssd.head_n > 0 ? S0_ALPHA_SSD : S0_ALPHA_GDN};
     struct tensor_set set;
-    int rc = s0_find_base(desc, &base, err);
+    int rc = s0_check_base(desc, err);
+    model_state_dims(desc, base.dims);
     rc = rc ? rc : s0_read_config(source, &config, err);
     rc = rc ? rc : s0_check_meta(source, desc, &base, err);
     rc = rc ? rc : tensor_set_parse(&set, S0_STATES, file->data, file->n, err);

@@ -54,7 +54,8 @@ BOTH_INLINE float weights_random_value(const struct weights_random *w, uint64_t 
 /* Gain i of a norm: a multiple of 2^-6 in [0.89, 1.11]. */
 static inline float weights_random_gain(uint64_t key, uint64_t index)
 {
-    return 1.0f + (float)(weights_random_integer(key, index) / 32) * 0.015625f;
+    int32_t step_n = weights_random_integer(key, index) / 32;
+    return 1.0f + (float)step_n * 0.015625f;
 }
 
 /* Entry i of a bias: of standard deviation 0.036. */

@@ -203,7 +203,7 @@ static int falcon_read_width(const struct config *config, struct model_desc *des
     bool is_auto = !head || json_is_null(head) ||
                    (json_is_string(head) && strcmp(json_string_value(head), "auto") == 0);
     int rc = config_get_u32(config, "mamba_expand", 1, 64, &expand, err);
-    if (rc == 0 && width && json_is_null(width)) {
+    if (rc == 0 && json_is_null(width)) {
         d_ssm = expand * desc->hidden;
     } else if (rc == 0) {
         rc = config_get_u32(config, "mamba_d_ssm", 1, LIMIT_HIDDEN, &d_ssm, err);
