@@ -318,7 +318,7 @@ void world_close(struct world *world)
     if (world->store) {
         store_close(world->store);
     }
-    if (world->model.dev) {
+    if (world->model.kern && world->model.dev) {
         world->model.kern->close(world->model.dev);
     }
     tokenizer_close(world->tokenizer);

@@ -364,6 +364,8 @@ static const struct {
              {"rows", part_rows},   {"prefill", part_prefill}, {"idle", part_idle},
              {"load", part_load}};
 
+enum { PART_N = ARRAY_N(parts) };
+
 static bool is_listed(const char *list, const char *name)
 {
     size_t n = strlen(name);
@@ -391,7 +393,7 @@ static int bench_run(struct bench *b, const struct tables_shape *shape, const ch
     rig_open(&b->rig, shape, sizes);
     rig_prefill(&b->rig);
     check_contents(b);
-    for (uint32_t i = 0; i < ARRAY_N(parts); i++) {
+    for (uint32_t i = 0; i < PART_N; i++) {
         if (!list || is_listed(list, parts[i].name)) {
             b->part_end_ns = clock_now_ns() + (int64_t)(b->part_s * 1e9);
             parts[i].run(b);
@@ -411,7 +413,7 @@ static bool list_is_known(const char *list)
 {
     uint32_t known_n = 0;
     uint32_t n = 1;
-    for (uint32_t i = 0; i < ARRAY_N(parts); i++) {
+    for (uint32_t i = 0; i < PART_N; i++) {
         known_n += is_listed(list, parts[i].name);
     }
     for (const char *at = list; *at; at++) {
@@ -422,7 +424,7 @@ static bool list_is_known(const char *list)
 
 int main(int argc, char **argv)
 {
-    static struct bench b = {.part_s = 240.0 / ARRAY_N(parts)};
+    static struct bench b = {.part_s = 240.0 / PART_N};
     const struct tables_shape *shape = &shapes[0];
     const char *list = NULL;
     char text[DEV_TEXT_BYTES];
@@ -439,7 +441,7 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[i], "--parts") == 0) {
             list = argv[i + 1];
         } else if (strcmp(argv[i], "--seconds") == 0) {
-            b.part_s = strtod(argv[i + 1], NULL) / ARRAY_N(parts);
+            b.part_s = strtod(argv[i + 1], NULL) / PART_N;
         } else {
             return usage();
         }

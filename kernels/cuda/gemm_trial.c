@@ -62,9 +62,9 @@ static int trial_run(const struct trial *t, const uint16_t *x, float *out, struc
 static bool trial_is_same(const struct trial *t, uint32_t a, uint32_t b)
 {
     for (uint32_t o = 0; o < t->shape->n; o++) {
-        const float *now = t->out + (size_t)o * GEMM_ROWS + a;
-        const float *then = t->first + (size_t)o * GEMM_ROWS + b;
-        if (memcmp(now, then, sizeof *now) != 0) {
+        float now = t->out[(size_t)o * GEMM_ROWS + a];
+        float then = t->first[(size_t)o * GEMM_ROWS + b];
+        if (f32_bits(now) != f32_bits(then)) {
             return false;
         }
     }

@@ -370,7 +370,7 @@ static uint32_t dev_kernel_nodes(cudaGraph_t graph)
     if (cudaGraphGetNodes(graph, NULL, &node_n) != cudaSuccess) {
         return 0;
     }
-    cudaGraphNode_t *nodes = mem_zalloc_n(node_n + 1, sizeof *nodes);
+    cudaGraphNode_t *nodes = mem_zalloc_n(node_n + 1, sizeof(cudaGraphNode_t));
     if (cudaGraphGetNodes(graph, nodes, &node_n) == cudaSuccess) {
         for (size_t i = 0; i < node_n; i++) {
             enum cudaGraphNodeType type;

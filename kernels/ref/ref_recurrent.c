@@ -144,6 +144,7 @@ void ref_gdn(struct kern_dev *dev, const struct kern_gdn *op)
     ASSERT_CMP(kern_gdn_conv_n(op), ==, dev->state.conv_n);
     ASSERT_CMP(kern_gdn_conv_n(op), <=, dev->args.n_max);
     ASSERT(op->key_dim <= LIMIT_STATE_DIM && op->value_dim <= LIMIT_STATE_DIM);
+    ASSERT(op->key_head_n > 0 && op->value_head_n >= op->key_head_n);
     for (uint32_t i = 0; i < dev->step.seq_n; i++) {
         const struct kern_seq *seq = &dev->step.seqs[i];
         float *state = ref_state_slot(dev, op->state_layer, seq->slot);
