@@ -316,7 +316,7 @@ static bool path_run(const struct files *files, const struct rig_path *path, enu
         assert_true(is_there);
         rig_core_start(alone, &plenty, alone->pool_bytes);
         for (uint32_t i = 0; i < crowd_n; i++) {
-            uint64_t seed = 2 * i + (held == DTYPE_BF16 || held == DTYPE_F16);
+            uint64_t seed = (2 * i + files->family) * 2 + (held == DTYPE_BF16);
             struct crowd *crowd = mem_zalloc(sizeof *crowd);
             crowd->state = seed << 32;
             crowd_run(crowd, rig, tally);
