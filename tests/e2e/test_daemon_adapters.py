@@ -269,8 +269,11 @@ class LittleMemory(DaemonCase):
                  "stopping": {"ignore_eos": True, "max_tokens": 100},
                  "output": {"token_ids": True, "top_logprobs": 1}} for i in range(self.count)]
         crowd = [Answer(list(c)) for c in [self.client.generate(**job) for job in jobs]]
-        self.assertGreater(sum(a.preemptions for a in crowd), 0)
-        for job, answer in zip(jobs, crowd):
+        pairs = list(zip(jobs, crowd))
+        preempted = [pair for pair in pairs if pair[1].preemptions]
+        self.assertGreater(len(preempted), 0)
+        others = [pair for pair in pairs if not pair[1].preemptions]
+        for job, answer in preempted + others[:1] if SANITIZED else pairs:
             alone = self.ask(**job)
             self.assertEqual(alone.preemptions, 0)
             self.assertEqual(alone.key(), answer.key())
