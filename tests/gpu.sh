@@ -8,8 +8,9 @@
 #   --build   where tests/ and perf/ have the programs (default build/release; missing ones are built
 #             there, which needs cmake, ninja, nvcc and cmocka). golden and mixing read tests/ of the
 #             checkout that they were built in, at its path.
-#   --shapes  few: the first shape of each group of kernels; all (default): the selection that
-#             tests/run.sh takes. Under few limits takes fewer samples, and bench a tiny shape.
+#   --shapes  few: the first shape of each group of kernels, goldens of the base, states of one family,
+#             fewer samples of limits, a tiny shape for bench; all (default): the selection that
+#             tests/run.sh takes.
 #   --out     the results file (default build/gpu-results.txt): device, command, then a line a part.
 #
 # parity     every op against ref/, generated and prompt form.

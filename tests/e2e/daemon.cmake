@@ -11,7 +11,6 @@ if(TARGET graftd AND TARGET graftctl)
     add_test(NAME e2e_emulated COMMAND ${CMAKE_CURRENT_LIST_DIR}/run.sh test_daemon.py
       test_daemon_device test_daemon_generate.Crowd.test_streams_answer_as_alone
       test_daemon_generate.Ends test_daemon_generate.Refusals
-      test_daemon_adapters.LittleMemory.test_preemption_changes_no_answer
       test_daemon_ctl.Graftctl.test_generate
       test_daemon_states.Goldens test_daemon_states.FalconGoldens test_daemon_states.States
       test_daemon_states.Dense test_daemon_states.LittleMemory)

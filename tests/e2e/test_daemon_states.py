@@ -323,7 +323,7 @@ class LittleMemory(HybridCase):
     prompt_n, tokens = (62, 12) if EMULATED else (72, 64)
 
     def test_preemption_begins_with_the_state_again(self):
-        sets = [("s",), ("n",), ("s", "a"), (("s", -1.5),), ("ia3", "n"), ("a", ("n", 0.5))]
+        sets = [("s",), (), ("s", "a"), (("s", -1.5),), ("ia3", "n"), ("a", ("n", 0.5))]
         jobs = [self.job(*adapters, tokens=self.tokens, prompt=self.prompt[:self.prompt_n])
                 for adapters in sets]
         alone = [self.ask(**job) for job in jobs]

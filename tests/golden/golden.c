@@ -43,6 +43,15 @@ bool golden_is_brief(void)
 #endif
 }
 
+bool golden_is_first(void)
+{
+#ifdef __SANITIZE_THREAD__
+    return getenv("GRAFT_LONG") == NULL;
+#else
+    return getenv("GRAFT_FIRST") != NULL;
+#endif
+}
+
 static bool golden_can_open(const struct golden_backend *backend)
 {
     struct kern_dev *dev = NULL;

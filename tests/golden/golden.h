@@ -65,6 +65,10 @@ struct golden_part {
  * GRAFT_LONG=1. */
 bool golden_is_brief(void);
 
+/* The base alone, of states one family: with GRAFT_FIRST set, and under ThreadSanitizer, which
+ * looks at nothing but hand-overs between threads. */
+bool golden_is_first(void);
+
 /* Into list: ref, and what else can run here and has a name that begins with `only` (NULL: all of
  * them). Returns their number. */
 uint32_t golden_backends(struct golden_backend *list, uint32_t max, const char *only);

@@ -23,7 +23,7 @@ if(TARGET kern_emu)
   if(NOT SANITIZE MATCHES "thread")
     add_test(NAME parity_emulated_cublaslt COMMAND parity "cuda prompt" test_*)
     set_tests_properties(parity_emulated_cublaslt PROPERTIES TIMEOUT 3600 LABELS emulated
-      ENVIRONMENT "GRAFT_EMU_CUBLASLT=fine;GRAFT_EVERY=11")
+      ENVIRONMENT "GRAFT_EMU_CUBLASLT=fine;GRAFT_EVERY=23")
   endif()
 endif()
 set_tests_properties(parity PROPERTIES TIMEOUT 3600)
