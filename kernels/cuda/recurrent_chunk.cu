@@ -36,9 +36,10 @@ struct chunk_shared {
     float system[CHUNK_ROWS * CHUNK_WIDE]; /* [i][j]: A */
     float value[CHUNK_ROWS * CHUNK_COLUMNS];
     float log_decay[CHUNK_ROWS]; /* each row's own */
-    float sum[CHUNK_ROWS];       /* G */
-    float input[CHUNK_ROWS];     /* beta or dt */
-    float state[1];              /* [key_dim and zeros][CHUNK_STATE] */
+    float sum[CHUNK_ROWS];   /* G, the log decays cumulated, in two floats: a difference of two */
+    float low[CHUNK_ROWS];   /* must be as exact behind a row that forgets all as elsewhere */
+    float input[CHUNK_ROWS]; /* beta or dt */
+    float state[1];          /* [key_dim and zeros][CHUNK_STATE] */
 };
 
 static DEV uint32_t chunk_key_n(uint32_t key_dim)
@@ -152,12 +153,28 @@ static DEV void chunk_gates(const recurrent_job &job, const chunk_item &item, ch
     __syncthreads();
     if (i < CHUNK_ROWS) {
         float sum = s.log_decay[0];
+        float low = 0;
         for (uint32_t j = 1; j <= i; j++) {
-            sum += s.log_decay[j];
+            float next = sum + s.log_decay[j];
+            float added = next - sum;
+            low += (sum - (next - added)) + (s.log_decay[j] - added);
+            sum = next;
         }
         s.sum[i] = sum;
+        s.low[i] = low;
     }
     __syncthreads();
+}
+
+/* e^G_i, and e^(G_i - G_j). */
+static DEV float chunk_since_begin(const chunk_shared &s, uint32_t i)
+{
+    return fmath_exp(s.sum[i] + s.low[i]);
+}
+
+static DEV float chunk_since(const chunk_shared &s, uint32_t i, uint32_t j)
+{
+    return fmath_exp((s.sum[i] - s.sum[j]) + (s.low[i] - s.low[j]));
 }
 
 /* The pairs' decays; what is behind a row is 0. */
@@ -169,7 +186,7 @@ template <bool IS_GDN> static DEV void chunk_decay(chunk_shared &s, const chunk_
         for (int c = 0; c < 4; c++) {
             uint32_t i = threadIdx.x / 16 + 16 * r;
             uint32_t j = threadIdx.x % 16 + 16 * c;
-            float decay = j <= i ? fmath_exp(s.sum[i] - s.sum[j]) : 0;
+            float decay = j <= i ? chunk_since(s, i, j) : 0;
             s.pair[i * CHUNK_WIDE + j] = j <= i ? t.qk[r][c] * decay : 0;
             if (IS_GDN) {
                 s.system[i * CHUNK_WIDE + j] = j < i ? s.input[i] * t.kk[r][c] * decay : 0;
@@ -218,7 +235,7 @@ static DEV void chunk_out(const recurrent_job &job, const chunk_item &item, chun
     float out[CHUNK_EACH];
     UNROLL
     for (int r = 0; r < CHUNK_EACH; r++) {
-        out[r] = fmath_exp(s.sum[threadIdx.x / 32 + CHUNK_WARPS * r]) * t.qs[r];
+        out[r] = chunk_since_begin(s, threadIdx.x / 32 + CHUNK_WARPS * r) * t.qs[r];
     }
     for (uint32_t j = 0; j < CHUNK_ROWS; j += 4) {
         const float *v = s.value + j * CHUNK_COLUMNS + lane;
@@ -233,7 +250,7 @@ static DEV void chunk_out(const recurrent_job &job, const chunk_item &item, chun
     UNROLL
     for (int r = 0; r < CHUNK_EACH; r++) {
         uint32_t i = threadIdx.x / 32 + CHUNK_WARPS * r;
-        s.value[i * CHUNK_COLUMNS + lane] *= fmath_exp(s.sum[CHUNK_ROWS - 1] - s.sum[i]);
+        s.value[i * CHUNK_COLUMNS + lane] *= chunk_since(s, CHUNK_ROWS - 1, i);
         if (i < item.row_n && item.is_there) {
             float *to = work + i * job.state.conv_n;
             *to = IS_GDN ? out[r] : out[r] + job.d[item.head] * *to;
@@ -247,7 +264,7 @@ static DEV void chunk_write(const recurrent_job &job, const chunk_item &item, ch
 {
     uint32_t lane = threadIdx.x % 32;
     uint32_t d = threadIdx.x / 32 * 4;
-    float decay = fmath_exp(s.sum[CHUNK_ROWS - 1]);
+    float decay = chunk_since_begin(s, CHUNK_ROWS - 1);
     for (uint32_t first = 0; first < job.key_dim; first += CHUNK_SLICE) {
         chunk_load(job, item, job.key_at, first, s.key);
         __syncthreads();
@@ -305,7 +322,7 @@ static DEV void chunk_run(const recurrent_job &job, const chunk_item &item, chun
         uint32_t i = threadIdx.x / 32 + CHUNK_WARPS * r;
         bool is_there = i < item.row_n && item.is_there;
         float v = is_there ? work[i * job.state.conv_n] : 0;
-        v = IS_GDN ? v - fmath_exp(s.sum[i]) * t.ks[r] : v;
+        v = IS_GDN ? v - chunk_since_begin(s, i) * t.ks[r] : v;
         s.value[i * CHUNK_COLUMNS + threadIdx.x % 32] = s.input[i] * v;
     }
     if (IS_GDN) {

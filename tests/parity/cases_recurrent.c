@@ -164,6 +164,14 @@ static const float *recurrent_put(struct rig *rig, const struct parity_case *c, 
     return rig_put(rig, parity_floats(c, stream, n, scale), n * sizeof(float));
 }
 
+/* Heads that forget slowly, about as fast as they learn, and at once: e^-20 a position and beyond,
+ * so that a chunk's cumulated decay is far out of the range of a float. */
+static float recurrent_rate(const struct parity_case *c, uint32_t head)
+{
+    static const float rates[] = {0.01f, 1.0f, 20.0f};
+    return rates[(head + c->seed) % ARRAY_N(rates)];
+}
+
 static void recurrent_prepare(struct rig *rig, const struct parity_case *c)
 {
     const struct recurrent_args *args = c->args;
@@ -180,12 +188,9 @@ static void recurrent_prepare(struct rig *rig, const struct parity_case *c)
         args->has_bias ? recurrent_put(rig, c, STREAM_CONV_BIAS, conv_n, 0.5f) : NULL;
     state->dt_bias = recurrent_put(rig, c, STREAM_DT_BIAS, args->head_n, 0.5f);
     state->d = recurrent_put(rig, c, STREAM_D, args->head_n, 1.0f);
-    /* Heads that forget slowly, about as fast as they learn, and at once: e^-20 a position and
-     * beyond, so that a chunk's cumulated decay is far out of the range of a float. */
-    static const float rates[] = {0.01f, 1.0f, 20.0f};
     float *a_log = arena_alloc(&rig->arena, args->head_n * sizeof *a_log);
     for (uint32_t h = 0; h < args->head_n; h++) {
-        a_log[h] = logf(rates[(h + c->seed) % ARRAY_N(rates)]);
+        a_log[h] = logf(recurrent_rate(c, h));
     }
     state->a_log = rig_put(rig, a_log, args->head_n * sizeof *a_log);
     float *norm = arena_alloc(&rig->arena, norm_n * sizeof *norm);
@@ -264,15 +269,34 @@ static void recurrent_out_slots(struct rig *rig, const struct parity_case *c,
                                         .at = at});
 }
 
+/* The view's rows of x. In every other case the fast heads forget all at a few positions and hardly
+ * anything at the others: what is cumulated there must not cost those behind them their digits. The
+ * decay's input is what a row ends with, for both mixers. */
+static const float *recurrent_x(struct rig *rig, const struct parity_case *c,
+                                const struct world_view *view)
+{
+    const struct recurrent_args *args = c->args;
+    size_t bytes = (size_t)view->row_n * args->x_n * sizeof(float);
+    const float *from = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->x_n, 2.0f);
+    float *x = arena_memdup(&rig->arena, from + (size_t)view->first * args->x_n, bytes);
+    for (uint32_t row = 0; row < view->row_n && c->seed % 2 == 0; row++) {
+        bool is_reset = view->step.rows[row].pos % LIMIT_PROMPT_CUT < 8;
+        float *gates = x + (size_t)(row + 1) * args->x_n - args->head_n;
+        for (uint32_t h = 0; h < args->head_n; h++) {
+            float gate = is_reset ? 60 : gates[h] - 10;
+            gates[h] = recurrent_rate(c, h) > 1 ? gate : gates[h];
+        }
+    }
+    return rig_put(rig, x, bytes);
+}
+
 /* In steps of one part each. */
 static void recurrent_run(struct rig *rig, const struct parity_case *c,
                           const struct world_view *view)
 {
     const struct recurrent_args *args = c->args;
     const uint32_t shape[2] = {view->row_n, args->out_n};
-    const float *x = parity_floats(c, STREAM_X, (size_t)c->world.row_n * args->x_n, 2.0f);
-    x += (size_t)view->first * args->x_n;
-    const float *x_dev = rig_put(rig, x, (size_t)view->row_n * args->x_n * sizeof *x);
+    const float *x_dev = recurrent_x(rig, c, view);
     size_t out_bytes = args->out_n * dtype_bytes(rig->held);
     char *out = rig_take(rig, view->row_n * out_bytes);
     uint32_t part_n = rig->form == PARITY_GENERATED ? RECURRENT_PART_ROWS : view->row_n;
