@@ -23,6 +23,19 @@ static float value_at(const struct kern_matrix *m, size_t i)
     return m->dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
+/* What is left of the value in the type it is held in. */
+static float value_kept(float value, enum dtype held)
+{
+    switch (held) {
+    case DTYPE_BF16:
+        return bf16_round(value);
+    case DTYPE_F16:
+        return f16_to_f32(f16_from_f32(value));
+    default:
+        return value;
+    }
+}
+
 /* Looks at every value; *out_change is the loss of rounding to `held`. */
 static int matrix_check(const struct kern_matrix *m, const char *name, enum dtype held,
                         float *out_change, struct err *err)
@@ -32,7 +45,7 @@ static int matrix_check(const struct kern_matrix *m, const char *name, enum dtyp
     size_t n = (size_t)m->n * m->k;
     for (size_t i = 0; i < n; i++) {
         float value = value_at(m, i);
-        float kept = held == DTYPE_BF16 ? bf16_round(value) : value;
+        float kept = value_kept(value, held);
         if (!isfinite(value)) {
             return err_set(err, ERR_BAD_FILE, "tensor \"%s\" has %s at [%zu, %zu]", name,
                            isnan(value) ? "a NaN" : "an infinity", i / m->k, i % m->k);

@@ -151,6 +151,25 @@ static void rounding_is_measured(void **state)
     store_close(store);
 }
 
+static void values_must_fit_f16(void **state)
+{
+    static const char *const texts[] = {"has 100000 at [2, 1], too large for ", "changes by 1 of "};
+    struct make make = MAKE_GOOD;
+    (void)state;
+    make.change = 1;
+    struct store *store = make_store(&dir, &desc, DTYPE_F16);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct prepare_job job;
+        make.value = i ? 0 : 1e5f;
+        make.scale = 1e-9f; /* nothing is left of it */
+        make_adapter(&dir, "wide", &make);
+        make_prepare(store, "wide", &job);
+        assert_int_equal(job.err.code, ERR_ADAPTER_INCOMPATIBLE);
+        assert_non_null(strstr(job.err.text, texts[i]));
+    }
+    store_close(store);
+}
+
 static void content_is_the_identity(void **state)
 {
     struct prepare_job job;
@@ -573,6 +592,7 @@ int main(void)
         cmocka_unit_test(good_adapters_load),
         cmocka_unit_test(blocks_lie_in_lent_rooms),
         cmocka_unit_test(rounding_is_measured),
+        cmocka_unit_test(values_must_fit_f16),
         cmocka_unit_test(content_is_the_identity),
         cmocka_unit_test(links_inside_the_root_are_followed),
         cmocka_unit_test(links_out_of_the_root_are_refused),
