@@ -98,7 +98,10 @@ int backend_fits(const struct kern *kern, const struct model_desc *desc, struct 
         uint32_t value;
     } widths[] = {{"hidden_size", desc->hidden},
                   {"intermediate_size", desc->ffn},
-                  {"head_dim", desc->head_dim}};
+                  {"head_dim", desc->head_dim},
+                  {"linear_num_value_heads x linear_value_head_dim",
+                   desc->gdn.value_head_n * desc->gdn.value_dim},
+                  {"mamba_d_ssm", desc->ssd.head_n * desc->ssd.head_dim}};
     if (!kern->is_device) {
         return 0;
     }

@@ -65,6 +65,20 @@ class Device(unittest.TestCase):
         self.refused("needs multiples of 8, and hidden_size is 54",
                      Daemon(model, "--backend", "cuda", "--dtype", "bf16"))
 
+    def test_mixers_that_kernels_cannot_take(self):
+        model = copy_model()
+        self.addCleanup(shutil.rmtree, os.path.dirname(model))
+        path = os.path.join(model, "config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        config["linear_num_key_heads"] = config["linear_num_value_heads"] = 3
+        config["linear_value_head_dim"] = 12
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        self.refused("needs multiples of 8, and linear_num_value_heads x linear_value_head_dim "
+                     "is 36",
+                     Daemon(model, "--backend", "cuda", "--dtype", "bf16", "--weights", "random:1"))
+
     def test_heads_that_kernels_cannot_take(self):
         model = copy_model()
         self.addCleanup(shutil.rmtree, os.path.dirname(model))
