@@ -112,13 +112,13 @@ static int ia3_read_tensor(const struct tensor *t, const struct ia3_config *conf
         return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
                        "tensor \"%.200s\" belongs to no linear of the model's layers", t->name);
     }
-    if (!peft_find_name(config->targets, module)) {
+    if (!peft_find_site(config->targets, desc, (uint32_t)index)) {
         return err_set(err, ERR_BAD_FILE,
                        "tensor \"%.200s\" is of a module that \"target_modules\" does not name",
                        t->name);
     }
     const struct site *site = &desc->sites[index];
-    bool is_in = peft_find_name(config->feedforward, module) != NULL;
+    bool is_in = peft_find_site(config->feedforward, desc, (uint32_t)index) != NULL;
     if (is_in && !model_site_is_alone(site->place)) {
         return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
                        PEFT_CONFIG ": \"feedforward_modules\" names \"%.100s\", whose input other "
@@ -141,14 +141,19 @@ static int ia3_check_targets(const struct ia3_config *config, const struct model
 {
     bool *is_there = mem_zalloc_n(desc->site_n, sizeof *is_there);
     int rc = 0;
-    for (uint32_t i = 0; i < out->scale_n; i++) {
-        is_there[out->scales[i].site] = true;
+    for (uint32_t i = 0; rc == 0 && i < out->scale_n; i++) {
+        uint32_t site = out->scales[i].site;
+        if (is_there[site]) {
+            rc = err_set(err, ERR_BAD_FILE, "two tensors scale one linear, \"%s\"",
+                         desc->sites[site].module);
+        }
+        is_there[site] = true;
     }
     for (size_t i = 0; rc == 0 && i < json_array_size(config->targets); i++) {
         const char *target = json_string_value(json_array_get(config->targets, i));
         bool is_found = false;
         for (uint32_t s = 0; rc == 0 && s < desc->site_n; s++) {
-            bool is_named = peft_name_matches(desc->sites[s].module, target);
+            bool is_named = peft_site_matches(desc, s, target);
             is_found = is_found || is_named;
             if (is_named && !is_there[s]) {
                 rc = err_set(err, ERR_BAD_FILE,

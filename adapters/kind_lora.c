@@ -177,7 +177,7 @@ static int tensors_collect(const struct tensor_set *set, const struct lora_confi
             return err_set(err, ERR_ADAPTER_INCOMPATIBLE,
                            "tensor \"%.200s\" belongs to no linear of the model's layers", t->name);
         }
-        if (!peft_find_name(config->targets, module)) {
+        if (!peft_find_site(config->targets, desc, (uint32_t)site)) {
             return err_set(err, ERR_BAD_FILE,
                            "tensor \"%.200s\" is of a module that \"target_modules\" does not name",
                            t->name);
@@ -186,7 +186,12 @@ static int tensors_collect(const struct tensor_set *set, const struct lora_confi
         if (rc) {
             return rc;
         }
-        *(is_b ? &pairs[site].b : &pairs[site].a) = t;
+        const struct tensor **slot = is_b ? &pairs[site].b : &pairs[site].a;
+        if (*slot) {
+            return err_set(err, ERR_BAD_FILE, "tensors \"%.200s\" and \"%.200s\" are of one linear",
+                           (*slot)->name, t->name);
+        }
+        *slot = t;
     }
     return 0;
 }
@@ -199,7 +204,7 @@ static int targets_check(const struct lora_config *config, const struct model_de
         const char *target = json_string_value(json_array_get(config->targets, i));
         bool is_found = false;
         for (uint32_t s = 0; s < desc->site_n; s++) {
-            if (!peft_name_matches(desc->sites[s].module, target)) {
+            if (!peft_site_matches(desc, s, target)) {
                 continue;
             }
             is_found = true;

@@ -102,6 +102,23 @@ const char *peft_find_name(const json_t *names, const char *module)
     return NULL;
 }
 
+bool peft_site_matches(const struct model_desc *desc, uint32_t site, const char *name)
+{
+    return peft_name_matches(desc->sites[site].module, name) ||
+           model_site_find(desc, name) == (int64_t)site;
+}
+
+const char *peft_find_site(const json_t *names, const struct model_desc *desc, uint32_t site)
+{
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        if (peft_site_matches(desc, site, name)) {
+            return name;
+        }
+    }
+    return NULL;
+}
+
 bool peft_module(const char *tensor, const char *suffix, char module[LIMIT_TENSOR_NAME])
 {
     size_t prefix_n = strlen(PEFT_PREFIX);

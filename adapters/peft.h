@@ -5,6 +5,7 @@
 
 #include "adapters/kind.h"
 #include "base/json.h"
+#include "model/model.h"
 
 struct tensor;
 
@@ -40,6 +41,10 @@ int peft_read_names(const json_t *root, const char *key, const json_t **out, str
  * its last words behind a dot. */
 const char *peft_find_name(const json_t *names, const char *module);
 bool peft_name_matches(const char *module, const char *name);
+
+/* The same for a site of the model, whose module may go by another path in an outer model. */
+const char *peft_find_site(const json_t *names, const struct model_desc *desc, uint32_t site);
+bool peft_site_matches(const struct model_desc *desc, uint32_t site, const char *name);
 
 /* The module of a tensor's name, which is PEFT_PREFIX, module, suffix; false for another name. */
 bool peft_module(const char *tensor, const char *suffix, char module[LIMIT_TENSOR_NAME]);
