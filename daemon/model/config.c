@@ -83,7 +83,7 @@ static const char *const config_outer_keys[] = {
     "video_token_id",
     "vision_start_token_id",
     "vision_end_token_id",
-    "tie_word_embeddings", /* the text model obeys its own */
+    "tie_word_embeddings", /* where the text model's keys are silent */
     "torch_dtype",
     "dtype",
     "bos_token_id",
@@ -155,6 +155,15 @@ static int config_check_keys(const struct config *config, const struct family *f
     return 0;
 }
 
+bool family_is_other_part(const struct family *family, const char *tensor)
+{
+    const char *const *part = family->outer_parts;
+    while (part && *part && strncmp(tensor, *part, strlen(*part)) != 0) {
+        part++;
+    }
+    return part && *part;
+}
+
 const json_t *config_text(const json_t *root)
 {
     const json_t *text = json_object_get(root, "text_config");
@@ -206,6 +215,7 @@ static int config_enter_text(struct config *config, const struct family *family,
                            config->label, key, brief);
         }
     }
+    config->outer = config->root;
     config->root = text;
     return 0;
 }
@@ -376,7 +386,11 @@ static int config_read_flags(const struct config *config, const struct family *f
                              struct model_desc *desc, struct err *err)
 {
     bool has_attention_bias = false;
-    int rc = json_get_bool(config->label, config->root, "tie_word_embeddings", &desc->is_tied, err);
+    int rc =
+        json_get_bool(config->label, config->outer, "tie_word_embeddings", &desc->is_tied, err);
+    if (rc == 0) {
+        rc = json_get_bool(config->label, config->root, "tie_word_embeddings", &desc->is_tied, err);
+    }
     if (rc == 0 && (family->flags & FAMILY_ATTENTION_BIAS)) {
         rc = json_get_bool(config->label, config->root, "attention_bias", &has_attention_bias, err);
     }

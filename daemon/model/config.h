@@ -10,6 +10,7 @@
 struct config {
     const char *label; /* path of the file */
     const json_t *root;
+    const json_t *outer; /* the object that root was "text_config" of, or NULL */
 };
 
 /* <dir>/<file> into path[MODEL_PATH_BYTES]; refused when it does not fit. */

@@ -38,13 +38,13 @@ int model_desc_parse(const char *label, const void *json, size_t n, struct model
     return 0;
 }
 
-/* The widest type among the checkpoint's matrices: bf16 or f16 only when all of them are. */
+/* The widest type among the text model's matrices: bf16 or f16 only when all of them are. */
 static void desc_find_dtype(const struct tensor_set *set, struct model_desc *desc)
 {
     uint32_t seen_n[DTYPE_N] = {0};
     for (uint32_t i = 0; i < set->tensor_n; i++) {
         const struct tensor *t = &set->tensors[i];
-        if (t->dim_n == 2 && t->dtype >= 0) {
+        if (t->dim_n == 2 && t->dtype >= 0 && !family_is_other_part(desc->table, t->name)) {
             seen_n[t->dtype]++;
         }
     }

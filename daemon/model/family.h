@@ -6,6 +6,7 @@
 #ifndef MODEL_FAMILY_H
 #define MODEL_FAMILY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -43,6 +44,9 @@ struct family {
     const char *const *keys;
     int (*read)(const struct config *config, struct model_desc *desc, struct err *err);
 };
+
+/* Whether the tensor is one of another part's. */
+bool family_is_other_part(const struct family *family, const char *tensor);
 
 extern const struct family family_llama;
 extern const struct family family_qwen2;

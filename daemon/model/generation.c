@@ -155,9 +155,13 @@ static int generation_read_file(const char *path, bool has_sampling, uint32_t vo
     if (rc) {
         return rc;
     }
-    struct config config = {.label = path, .root = has_sampling ? root : config_text(root)};
+    struct config config = {.label = path, .root = root};
+    struct config text = {.label = path, .root = config_text(root)};
     if (!json_is_object(root)) {
         rc = err_set(err, ERR_BAD_FILE, "%s: is not a JSON object", path);
+    }
+    if (rc == 0 && !has_sampling && text.root != root) { /* what the outer model says goes first */
+        rc = generation_read_tokens(&text, vocab_n, g, err);
     }
     if (rc == 0) {
         rc = generation_read_tokens(&config, vocab_n, g, err);

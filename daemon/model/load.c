@@ -125,11 +125,8 @@ static bool load_is_ignorable(const struct model_desc *desc, const char *name)
     static const char suffix[] = ".rotary_emb.inv_freq";
     size_t n = strlen(name);
     size_t suffix_n = sizeof suffix - 1;
-    const char *const *part = desc->table->outer_parts;
-    while (part && *part && strncmp(name, *part, strlen(*part)) != 0) {
-        part++;
-    }
-    return (part && *part) || (n > suffix_n && strcmp(name + n - suffix_n, suffix) == 0);
+    return family_is_other_part(desc->table, name) ||
+           (n > suffix_n && strcmp(name + n - suffix_n, suffix) == 0);
 }
 
 static int load_check_rest(const struct load *load, struct err *err)

@@ -342,6 +342,25 @@ static void reads_generation(void **state)
     assert_int_equal(g.bos_token, 128000);
 }
 
+/* Of an outer model's file: what it says itself, else what its text model says. */
+static void reads_outer_tokens(void **state)
+{
+    (void)state;
+    struct model_generation g;
+    struct err err = {0};
+    put_file("config.json", "{\"eos_token_id\":[5,6],\"text_config\":{\"eos_token_id\":7,"
+                            "\"bos_token_id\":3}}");
+    assert_int_equal(model_generation_read(dir, 10, &g, &err), 0);
+    assert_true(g.eos_n == 2 && g.eos_tokens[0] == 5 && g.eos_tokens[1] == 6);
+    assert_int_equal(g.bos_token, 3);
+    put_file("config.json", "{\"eos_token_id\":null,\"text_config\":{\"eos_token_id\":7}}");
+    assert_int_equal(model_generation_read(dir, 10, &g, &err), 0);
+    assert_true(g.eos_n == 1 && g.eos_tokens[0] == 7);
+    put_file("config.json", "{\"eos_token_id\":10,\"text_config\":{}}");
+    assert_int_equal(model_generation_read(dir, 10, &g, &err), ERR_BAD_FILE);
+    assert_non_null(strstr(err.text, "\"eos_token_id\" has 10"));
+}
+
 static void refuses_generation(void **state)
 {
     (void)state;
@@ -384,6 +403,7 @@ int main(void)
         cmocka_unit_test(takes_or_refuses_keys),
         cmocka_unit_test(refuses_no_object),
         cmocka_unit_test_setup_teardown(reads_generation, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(reads_outer_tokens, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(refuses_generation, make_dir, drop_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -376,6 +376,28 @@ static void fused_equals_plain(void **state)
     unload(&fused);
 }
 
+/* The text model's matrices say how weights are held, not those of other parts. */
+static void other_parts_have_no_say(void **state)
+{
+    static const char head[] =
+        "{\"model.language_model.embed_tokens.weight\":{\"dtype\":\"BF16\",\"shape\":[4,2],"
+        "\"data_offsets\":[0,16]},\"model.visual.patch_embed.proj.weight\":{\"dtype\":\"F32\","
+        "\"shape\":[2,2],\"data_offsets\":[16,32]},\"mtp.fc.weight\":{\"dtype\":\"F16\","
+        "\"shape\":[2,2],\"data_offsets\":[32,40]}}";
+    char file[8 + sizeof head - 1 + 40] = {0};
+    uint64_t head_n = sizeof head - 1;
+    struct model_desc desc;
+    struct err err = {0};
+    (void)state;
+    memcpy(file, &head_n, sizeof head_n);
+    memcpy(file + 8, head, head_n);
+    copy_file("qwen35-nested", "config.json", NULL, NULL);
+    put_file("model.safetensors", file, sizeof file);
+    assert_int_equal(model_desc_read(dir, &desc, &err), 0);
+    assert_int_equal(desc.checkpoint_dtype, DTYPE_BF16);
+    model_desc_done(&desc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -383,6 +405,7 @@ int main(void)
         cmocka_unit_test(loads_falcon),
         cmocka_unit_test_setup_teardown(refuses_by_name, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(fused_equals_plain, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(other_parts_have_no_say, make_dir, drop_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

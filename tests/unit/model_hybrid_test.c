@@ -160,6 +160,28 @@ static void reads_qwen_release(void **state)
     model_desc_done(&d);
 }
 
+/* What the outer file says of tying counts where the inner one is silent. */
+static void reads_outer_tying(void **state)
+{
+    static const char *const inner[] = {"", "\"tie_word_embeddings\":false,",
+                                        "\"tie_word_embeddings\":null,"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_N(inner); i++) {
+        char json[1024];
+        struct model_desc d;
+        snprintf(json, sizeof json,
+                 "{\"architectures\":[\"Qwen3_5ForConditionalGeneration\"],"
+                 "\"model_type\":\"qwen3_5\",\"tie_word_embeddings\":true,\"text_config\":{%s"
+                 "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":4,"
+                 "\"num_attention_heads\":4,\"vocab_size\":300,"
+                 "\"max_position_embeddings\":512}}",
+                 inner[i]);
+        parse(json, &d);
+        assert_true(d.is_tied == (i != 1));
+        model_desc_done(&d);
+    }
+}
+
 static void reads_qwen_text(void **state)
 {
     struct model_desc d;
@@ -464,6 +486,7 @@ static void orders_and_widths(void **state)
     } cases[] = {
         {"", "\"mamba_rms_norm\":true", KERN_SSD_NORM_FIRST, 8},
         {"", "\"mamba_rms_norm\":true,\"mamba_norm_before_gate\":false", KERN_SSD_NORM_LAST, 8},
+        {"", "\"mamba_rms_norm\":true,\"mamba_norm_before_gate\":null", KERN_SSD_NORM_LAST, 8},
         {"", "\"mamba_norm_before_gate\":true", KERN_SSD_NO_NORM, 8},
         {"mamba_d_head", "\"mamba_d_head\":null", KERN_SSD_NO_NORM, 8},
         {"mamba_d_ssm", "\"mamba_d_ssm\":null,\"mamba_expand\":1,\"mamba_rms_norm\":false",
@@ -494,6 +517,7 @@ int main(void)
         cmocka_unit_test(reads_qwen_release),   cmocka_unit_test(reads_qwen_text),
         cmocka_unit_test(reads_falcon_release), cmocka_unit_test(takes_or_refuses_keys),
         cmocka_unit_test(refuses_outer_files),  cmocka_unit_test(orders_and_widths),
+        cmocka_unit_test(reads_outer_tying),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
