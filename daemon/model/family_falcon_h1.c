@@ -245,10 +245,9 @@ static int falcon_read_sizes(const struct config *config, struct model_desc *des
 static int falcon_read(const struct config *config, struct model_desc *desc, struct err *err)
 {
     bool has_norm = false;
-    bool is_norm_first;
+    /* null is no default of these two: it counts as false */
+    bool is_norm_first = !json_is_null(json_object_get(config->root, "mamba_norm_before_gate"));
     struct ssd_desc *ssd = &desc->ssd;
-    /* null is no default here: it counts as false */
-    is_norm_first = !json_is_null(json_object_get(config->root, "mamba_norm_before_gate"));
     ssd->has_conv_bias = !json_is_null(json_object_get(config->root, "mamba_conv_bias"));
     int rc = json_get_bool(config->label, config->root, "mamba_rms_norm", &has_norm, err);
     rc = rc ? rc

@@ -60,34 +60,30 @@ class Device(unittest.TestCase):
         self.refused("16 bits, and the checkpoint is f32: start graftd with --dtype bf16",
                      Daemon(model, "--backend", "cuda"))
 
+    def changed_model(self, **changes):
+        model = copy_model()
+        self.addCleanup(shutil.rmtree, os.path.dirname(model))
+        path = os.path.join(model, "config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump({**config, **changes}, f)
+        return model
+
     def test_widths_that_kernels_cannot_take(self):
         model = os.path.join(ROOT, "tests", "golden", "llama-bias")
         self.refused("needs multiples of 8, and hidden_size is 54",
                      Daemon(model, "--backend", "cuda", "--dtype", "bf16"))
 
     def test_mixers_that_kernels_cannot_take(self):
-        model = copy_model()
-        self.addCleanup(shutil.rmtree, os.path.dirname(model))
-        path = os.path.join(model, "config.json")
-        with open(path, encoding="utf-8") as f:
-            config = json.load(f)
-        config["linear_num_key_heads"] = config["linear_num_value_heads"] = 3
-        config["linear_value_head_dim"] = 12
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(config, f)
+        model = self.changed_model(linear_num_key_heads=3, linear_num_value_heads=3,
+                                   linear_value_head_dim=12)
         self.refused("needs multiples of 8, and linear_num_value_heads x linear_value_head_dim "
                      "is 36",
                      Daemon(model, "--backend", "cuda", "--dtype", "bf16", "--weights", "random:1"))
 
     def test_heads_that_kernels_cannot_take(self):
-        model = copy_model()
-        self.addCleanup(shutil.rmtree, os.path.dirname(model))
-        path = os.path.join(model, "config.json")
-        with open(path, encoding="utf-8") as f:
-            config = json.load(f)
-        config["head_dim"] = 8
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(config, f)
+        model = self.changed_model(head_dim=8)
         self.refused("needs a head_dim of 16 to 256, and it is 8",
                      Daemon(model, "--backend", "cuda", "--dtype", "bf16", "--weights", "random:1"))
 

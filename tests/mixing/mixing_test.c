@@ -334,8 +334,8 @@ static bool path_run(const struct files *files, const struct rig_path *path, enu
 }
 
 /* Stand-ins are emulated instructions: slow, and under a sanitizer slower than anybody waits for:
- * there parity checks them. With cuBLASLt's stand-in the emulated device computes nothing else but
- * prompts' products. */
+ * there parity checks them. With cuBLASLt's stand-in only prompts' products are computed otherwise,
+ * so fewer crowds show it. */
 static uint32_t path_crowds(const struct rig_path *path)
 {
     bool is_sanitized = false;
@@ -391,9 +391,9 @@ static void path_is_invariant(const struct rig_path *path)
      */
     uint32_t preempt_every = path->kern->is_device ? 10 : 2;
     /* a handful of crowds need not have met everything */
-    assert_true(crowd_n < 20 || (tally.state_n > crowd_n / 2 && tally.scale_n > crowd_n / 2));
-    assert_true(crowd_n < 20 || (tally.mixed_n > 5 * crowd_n && tally.wait_n > crowd_n &&
-                                 tally.preempt_n > crowd_n / preempt_every));
+    assert_true(crowd_n < 8 || (tally.state_n > crowd_n / 2 && tally.scale_n > crowd_n / 2));
+    assert_true(crowd_n < 8 || (tally.mixed_n > 5 * crowd_n && tally.wait_n > crowd_n));
+    assert_true(crowd_n < 20 || tally.preempt_n > crowd_n / preempt_every);
 }
 
 #define PATH_TEST(id, ...)                                                                         \

@@ -38,26 +38,23 @@ static const struct parity_impl parity_impls[] = {
 };
 
 /* Sanitizers look for other faults than a bound that is missed, and cost five times the time: a
- * part of the pairwise cases is enough. Odd, so that both held types come by. */
+ * part of the pairwise cases is enough. Odd, so that both held types come by. The slow ways to
+ * compute (plain C and the two stand-ins) take turns, case by case. */
 #if defined(__SANITIZE_THREAD__) && defined(PARITY_EMU)
 #define PARITY_EVERY      65 /* the race check of the emulated device: a shape or two per kernel */
 #define PARITY_EVERY_LONG 7
 #define PARITY_HAS_LONG   false
+#define PARITY_TURNS      3
 #elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PARITY_EVERY      21
 #define PARITY_EVERY_LONG 7
 #define PARITY_HAS_LONG   false
+#define PARITY_TURNS      3
 #else
 #define PARITY_EVERY      1
 #define PARITY_EVERY_LONG 1
 #define PARITY_HAS_LONG   true
-#endif
-
-/* The slow ways to compute (plain C and the two stand-ins) take turns there, case by case. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PARITY_TURNS 3
-#else
-#define PARITY_TURNS 1
+#define PARITY_TURNS      1
 #endif
 
 /* The emulated device takes half a second for a case of attention: every third by default. */

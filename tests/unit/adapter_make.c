@@ -143,12 +143,17 @@ static void make_weight_pack(enum dtype held, const struct kern_matrix *m, void 
 
 const struct kern make_kern = {.weight_bytes = make_weight_bytes, .weight_pack = make_weight_pack};
 
-void make_model(struct model_desc *desc)
+static void make_parse(const char *model, struct model_desc *desc)
 {
     struct err err = {0};
-    if (model_desc_parse("config.json", MAKE_MODEL, strlen(MAKE_MODEL), desc, &err) != 0) {
+    if (model_desc_parse("config.json", model, strlen(model), desc, &err) != 0) {
         fail_msg("%s", err.text);
     }
+}
+
+void make_model(struct model_desc *desc)
+{
+    make_parse(MAKE_MODEL, desc);
 }
 
 struct store *make_store(const struct make_dir *dir, const struct model_desc *desc, enum dtype held)
@@ -158,6 +163,21 @@ struct store *make_store(const struct make_dir *dir, const struct model_desc *de
     struct store *store = NULL;
     assert_int_equal(store_open(&config, &store, NULL), 0);
     return store;
+}
+
+void make_open(struct make_dir *dir, const char *model, enum dtype held, struct model_desc *desc,
+               struct store **store)
+{
+    make_dir_open(dir);
+    make_parse(model, desc);
+    *store = make_store(dir, desc, held);
+}
+
+void make_close(struct make_dir *dir, struct model_desc *desc, struct store *store)
+{
+    store_close(store);
+    model_desc_done(desc);
+    make_dir_close(dir);
 }
 
 void make_prepare(const struct store *store, const char *name, struct prepare_job *job)

@@ -79,6 +79,10 @@ void make_model(struct model_desc *desc);
 /* A store over the directory; the caller closes it. */
 struct store *make_store(const struct make_dir *dir, const struct model_desc *desc,
                          enum dtype held);
+/* All three at once, for a setup and its teardown; model: config.json's text. */
+void make_open(struct make_dir *dir, const char *model, enum dtype held, struct model_desc *desc,
+               struct store **store);
+void make_close(struct make_dir *dir, struct model_desc *desc, struct store *store);
 /* Runs a job for `name`; the version, if any, is the caller's to free. */
 void make_prepare(const struct store *store, const char *name, struct prepare_job *job);
 

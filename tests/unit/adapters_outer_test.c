@@ -97,21 +97,15 @@ static void targets_go_by_either_path(void **state)
 
 static int setup(void **state)
 {
-    struct err err = {0};
     (void)state;
-    make_dir_open(&dir);
-    assert_int_equal(model_desc_parse("config.json", OUTER_MODEL, strlen(OUTER_MODEL), &desc, &err),
-                     0);
-    store = make_store(&dir, &desc, DTYPE_F32);
+    make_open(&dir, OUTER_MODEL, DTYPE_F32, &desc, &store);
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
-    store_close(store);
-    model_desc_done(&desc);
-    make_dir_close(&dir);
+    make_close(&dir, &desc, store);
     return 0;
 }
 

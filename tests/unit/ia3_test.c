@@ -462,18 +462,14 @@ static void a_folder_may_change_its_kind(void **state)
 static int setup(void **state)
 {
     (void)state;
-    make_dir_open(&dir);
-    make_model(&desc);
-    store = make_store(&dir, &desc, DTYPE_BF16);
+    make_open(&dir, MAKE_MODEL, DTYPE_BF16, &desc, &store);
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
-    store_close(store);
-    model_desc_done(&desc);
-    make_dir_close(&dir);
+    make_close(&dir, &desc, store);
     return 0;
 }
 

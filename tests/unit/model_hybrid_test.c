@@ -507,8 +507,20 @@ static void orders_and_widths(void **state)
         assert_int_equal(rc, 0);
         assert_int_equal(d.ssd.norm_order, cases[i].order);
         assert_int_equal(d.ssd.head_dim, cases[i].head_dim);
+        assert_true(d.ssd.has_conv_bias);
         model_desc_done(&d);
     }
+}
+
+static void null_is_no_bias(void **state)
+{
+    char json[2048];
+    struct model_desc d;
+    (void)state;
+    build(json, sizeof json, falcon_keys, "", "\"mamba_conv_bias\":null");
+    parse(json, &d);
+    assert_false(d.ssd.has_conv_bias);
+    model_desc_done(&d);
 }
 
 int main(void)
@@ -517,7 +529,7 @@ int main(void)
         cmocka_unit_test(reads_qwen_release),   cmocka_unit_test(reads_qwen_text),
         cmocka_unit_test(reads_falcon_release), cmocka_unit_test(takes_or_refuses_keys),
         cmocka_unit_test(refuses_outer_files),  cmocka_unit_test(orders_and_widths),
-        cmocka_unit_test(reads_outer_tying),
+        cmocka_unit_test(reads_outer_tying),    cmocka_unit_test(null_is_no_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
