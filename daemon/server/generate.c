@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "graft/v1/inference.pb-c.h"
 #include "rpc/codec.h"
@@ -128,6 +129,12 @@ void stream_cancel_lanes(struct server *server, struct stream *stream)
 static void session_break(struct server *server, struct stream *stream, int code)
 {
     service_reap(server);
+    if (code == ERR_QUEUE_FULL) {
+        log_msg(LOG_WARN, "ended a session: %u of its requests were refused and not read yet",
+                stream->rejected_n);
+    } else {
+        log_msg(LOG_WARN, "ended a session: not a valid graft.v1.SessionRequest");
+    }
     stream_cancel_lanes(server, stream);
     rpc_call_ref(stream->user.call);
     service_to_egress(

@@ -418,6 +418,8 @@ class Session(ServerCase):
 
         call = client.inference.Session(starts())
         self.assertTrue(all_sent.wait(120))
+        # What was sent may still wait in buffers, and reading makes room for more refusals.
+        self.server.wait_log("refused and not read")
         with self.assertRaises(grpc.RpcError) as caught:
             list(call)
         self.assertEqual(caught.exception.code(), Code.RESOURCE_EXHAUSTED)
@@ -437,6 +439,7 @@ class Session(ServerCase):
         with self.assertRaises(grpc.RpcError) as caught:
             list(self.call)
         self.assertEqual(caught.exception.code(), Code.INVALID_ARGUMENT)
+        self.assertIn("not a valid graft.v1.SessionRequest", self.server.log())
         self.requests.put(None)
 
     def test_cancelled_session(self):
