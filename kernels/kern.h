@@ -157,7 +157,8 @@ struct kern {
      * reach the host. Nothing of a step but its results is used once end_step has returned.
      * read_step takes the results of the oldest step that was not read: 0, or 1 when it has not
      * ended yet (is_waiting: it waits instead), or ERR_DEVICE_FAILURE, also when the device made no
-     * progress for LIMIT_DEVICE_SILENCE_NS. At most step_ahead + 1 steps are begun and not read. */
+     * progress for LIMIT_DEVICE_SILENCE_NS (emulated: longer). At most step_ahead + 1 steps are
+     * begun and not read. */
     uint32_t step_ahead;      /* 0 on ref and cpu, where ops run as they are called */
     uint32_t part_sample_max; /* samples of one part; 0 = as many as the step has */
     void (*begin_step)(struct kern_dev *dev, const struct kern_step *step);

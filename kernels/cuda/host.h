@@ -31,6 +31,7 @@ struct dev_info {
     size_t free_bytes;
     uint32_t driver_version; /* 13000 = 13.0 */
     uint32_t clock_khz, memory_clock_khz;
+    int64_t silence_ns; /* without progress, after which it counts as lost */
     bool is_emulated;
 };
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "kernels/cuda/launch_rule.h"
 
@@ -215,6 +216,7 @@ int dev_describe(uint32_t index, struct dev_info *out, struct err *err)
         .driver_version = (uint32_t)driver,
         .clock_khz = (uint32_t)clock,
         .memory_clock_khz = (uint32_t)memory_clock,
+        .silence_ns = LIMIT_DEVICE_SILENCE_NS,
     };
     snprintf(out->name, sizeof out->name, "%s", prop.name);
     size_t total;

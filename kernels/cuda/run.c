@@ -14,11 +14,6 @@
 #include "kernels/cuda/publish.h"
 
 #define RUN_QUERY_NS CLOCK_NS_PER_MS
-#if defined(__SANITIZE_THREAD__)
-#define RUN_SILENCE_NS (60 * LIMIT_DEVICE_SILENCE_NS) /* emulated under the race check: slow */
-#else
-#define RUN_SILENCE_NS LIMIT_DEVICE_SILENCE_NS
-#endif
 #define RUN_PAUSE_NS                                                                               \
     20000 /* between looks of a waiting reader, once a step is not there at once                   \
            */
@@ -190,7 +185,7 @@ static int run_look(struct kern_dev *dev, uint32_t at)
     }
     int64_t now = clock_now_ns();
     dev->silent_ns = dev->silent_ns ? dev->silent_ns : now;
-    if (dev->is_lost || now - dev->silent_ns > RUN_SILENCE_NS) {
+    if (dev->is_lost || now - dev->silent_ns > dev->info.silence_ns) {
         return ERR_DEVICE_FAILURE;
     }
     if (now - dev->queried_ns > RUN_QUERY_NS) {

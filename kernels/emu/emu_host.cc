@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define LAG_NS       ((uint64_t)200000)
+#define SILENCE_NS   ((uint64_t)600000000000)
 #define NS_PER_S     1000000000LL
 #define MEMORY_BYTES ((size_t)512 << 20)
 #define CAPABILITY   90
@@ -53,6 +54,7 @@ struct emu_knobs emu_knobs = {
     .threads_max = (uint32_t)knob_of("GRAFT_EMU_THREADS", THREADS_MAX),
     .order_seed = (uint32_t)knob_of("GRAFT_EMU_SEED", 0),
     .lag_ns = knob_of("GRAFT_EMU_LAG_US", LAG_NS / 1000) * 1000,
+    .silence_ns = knob_of("GRAFT_EMU_SILENCE_MS", SILENCE_NS / 1000000) * 1000000,
     .device_n = (uint32_t)knob_of("GRAFT_EMU_DEVICES", 1),
     .sm_n = (uint32_t)knob_of("GRAFT_EMU_SMS", 4),
     .major = (uint32_t)knob_of("GRAFT_EMU_CAPABILITY", CAPABILITY) / 10,
@@ -284,6 +286,7 @@ int dev_describe(uint32_t index, struct dev_info *out, struct err *err)
     emu_lock();
     out->free_bytes = emu_memory_left();
     emu_unlock();
+    out->silence_ns = (int64_t)emu_knobs.silence_ns;
     out->is_emulated = true;
     return 0;
 }

@@ -2,10 +2,10 @@
  *
  * Set before the first word of kernels/cuda/host.h is used, or while the device is idle. The
  * environment gives first values: GRAFT_EMU_SEED (of lanes and of streams), GRAFT_EMU_STRICT (0 or
- * 1), GRAFT_EMU_THREADS (256), GRAFT_EMU_LAG_US, GRAFT_EMU_DEVICES, GRAFT_EMU_SMS,
- * GRAFT_EMU_CAPABILITY (90), GRAFT_EMU_SHARED (bytes a block may have, by default the capability's
- * limit), GRAFT_EMU_MEMORY (bytes), GRAFT_EMU_FAIL, GRAFT_EMU_HANG and GRAFT_EMU_KERNEL (see
- * fail_op, hang_op, op_kernel), GRAFT_EMU_CUBLASLT (see cublaslt). */
+ * 1), GRAFT_EMU_THREADS (256), GRAFT_EMU_LAG_US, GRAFT_EMU_SILENCE_MS (600000), GRAFT_EMU_DEVICES,
+ * GRAFT_EMU_SMS, GRAFT_EMU_CAPABILITY (90), GRAFT_EMU_SHARED (bytes a block may have, by default
+ * the capability's limit), GRAFT_EMU_MEMORY (bytes), GRAFT_EMU_FAIL, GRAFT_EMU_HANG and
+ * GRAFT_EMU_KERNEL (see fail_op, hang_op, op_kernel), GRAFT_EMU_CUBLASLT (see cublaslt). */
 #ifndef KERNELS_EMU_EMU_KNOBS_H
 #define KERNELS_EMU_EMU_KNOBS_H
 
@@ -23,6 +23,7 @@ struct emu_knobs {
     uint32_t threads_max; /* race build: of a block; their fibers are all made at once */
     uint32_t order_seed;  /* order of streams; 0 = as late as legal */
     uint64_t lag_ns;      /* until queued work starts that no host asks for */
+    uint64_t silence_ns;  /* without progress, after which the host takes the device for lost */
     uint32_t device_n;    /* 0 or 1 */
     uint32_t sm_n;
     uint32_t major, minor;

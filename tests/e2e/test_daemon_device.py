@@ -47,7 +47,7 @@ class Device(unittest.TestCase):
         self.lost(GRAFT_EMU_FAIL="3", GRAFT_EMU_KERNEL="publish")
 
     def test_a_hung_kernel_ends_the_process(self):
-        self.lost(GRAFT_EMU_HANG="3", GRAFT_EMU_KERNEL="publish")
+        self.lost(GRAFT_EMU_HANG="3", GRAFT_EMU_KERNEL="publish", GRAFT_EMU_SILENCE_MS="2000")
 
     def refused(self, words, daemon):
         self.assertEqual(daemon.process.wait(PATIENCE), 78, daemon.log())
