@@ -36,6 +36,7 @@ echo "== start (log: $log)"
 build/release/daemon/graftd --model deploy/demo/model --adapters deploy/demo/adapters \
   --model-name demo --listen "$socket" >"$log" 2>&1 &
 server=$!
+deadline=$((SECONDS + 300))
 
 stop() {
   kill -TERM "$server" 2>/dev/null || true
@@ -44,9 +45,12 @@ stop() {
 }
 trap stop EXIT
 
-for _ in $(seq 150); do
-  build/release/daemon/ctl/graftctl --address "$socket" health >/dev/null 2>&1 && break
-  kill -0 "$server" 2>/dev/null || { cat "$log" >&2; exit 1; }
+until build/release/daemon/ctl/graftctl --address "$socket" health >/dev/null 2>&1; do
+  if ! kill -0 "$server" 2>/dev/null || [ $SECONDS -gt $deadline ]; then
+    echo "graftd does not serve; its log:" >&2
+    cat "$log" >&2
+    exit 1
+  fi
   sleep 0.2
 done
 

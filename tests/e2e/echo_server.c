@@ -1,11 +1,14 @@
 /* The server room with the echo engine behind it: a daemon without a model, for tests.
  *
- * echo_server MODEL_DIR STEP_US START_MS DRAIN_MS ACTIVE ADDRESS...
- * MODEL_DIR needs a tokenizer.json only. START_MS delays server_ready. Exit codes as graftd's. */
+ * echo_server MODEL_DIR STEP_US WAITS DRAIN_MS ACTIVE ADDRESS...
+ * MODEL_DIR needs a tokenizer.json only. With WAITS 1 it is ready once MODEL_DIR/go is there. Exit
+ * codes as graftd's. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -18,9 +21,11 @@
 
 #define ECHO_EXIT_BUSY   75
 #define ECHO_EXIT_CONFIG 78
+#define ECHO_LOOK_NS     (10 * CLOCK_NS_PER_MS)
 
 static void ports_init(struct ports *ports)
 {
+    memset(ports, 0, sizeof *ports);
     wake_init(&ports->engine_wake);
     wake_init(&ports->egress_wake);
     for (int i = 0; i < INBOX_N; i++) {
@@ -61,8 +66,17 @@ static struct server_model echo_model(const struct tokenizer *tokenizer)
     return model;
 }
 
+static void wait_for_go(const char *model_dir)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/go", model_dir);
+    while (access(path, F_OK)) {
+        nanosleep(&(struct timespec){.tv_nsec = ECHO_LOOK_NS}, NULL);
+    }
+}
+
 static int echo_run(const struct server_options *options, struct echo_options *echo,
-                    const char *model_dir, int64_t start_ms)
+                    const char *model_dir, bool is_waiting)
 {
     struct err err = {0};
     struct server *server;
@@ -72,7 +86,9 @@ static int echo_run(const struct server_options *options, struct echo_options *e
         return err.code == ERR_CONFLICT ? ECHO_EXIT_BUSY : ECHO_EXIT_CONFIG;
     }
     struct echo_engine *engine = echo_engine_start(echo);
-    nanosleep(&(struct timespec){start_ms / 1000, start_ms % 1000 * 1000000}, NULL);
+    if (is_waiting) {
+        wait_for_go(model_dir);
+    }
     int rc = tokenizer_open(model_dir, &tokenizer, &err);
     if (rc) {
         log_msg(LOG_ERROR, "%s", err.text);
@@ -94,7 +110,7 @@ int main(int argc, char **argv)
     struct server_options options = {.ports = &ports};
     struct echo_options echo = {.ports = &ports};
     if (argc < 7) {
-        fprintf(stderr, "usage: echo_server MODEL_DIR STEP_US START_MS DRAIN_MS ACTIVE "
+        fprintf(stderr, "usage: echo_server MODEL_DIR STEP_US WAITS DRAIN_MS ACTIVE "
                         "ADDRESS...\n");
         return ECHO_EXIT_CONFIG;
     }
@@ -106,7 +122,7 @@ int main(int argc, char **argv)
     for (int i = 6; i < argc && options.address_n < LIMIT_ADDRESSES; i++) {
         options.addresses[options.address_n++] = argv[i];
     }
-    int rc = echo_run(&options, &echo, argv[1], atoll(argv[3]));
+    int rc = echo_run(&options, &echo, argv[1], atoi(argv[3]) != 0);
     ports_done(&ports);
     return rc;
 }

@@ -137,13 +137,18 @@ class Process:
 class Server(Process):
     """The echo server."""
 
-    def __init__(self, step_us=200, start_ms=0, drain_ms=20000, active=64, tcp=False, folder=None,
+    def __init__(self, step_us=200, waits=False, drain_ms=20000, active=64, tcp=False, folder=None,
                  files=None):
         folder = folder or tempfile.mkdtemp(prefix="graft-e2e-")
         write_byte_model(folder)
         addresses = [f"unix:{folder}/s.sock"] + (["tcp://127.0.0.1:0"] if tcp else [])
         super().__init__(folder, [program("GRAFT_ECHO_SERVER"), folder, str(step_us),
-                                  str(start_ms), str(drain_ms), str(active), *addresses], files)
+                                  "1" if waits else "0", str(drain_ms), str(active), *addresses], files)
+
+    def go_on(self):
+        """Lets a server that waits become ready."""
+        with open(os.path.join(self.folder, "go"), "wb"):
+            pass
 
 
 class Daemon(Process):

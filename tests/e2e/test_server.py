@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import (END, Client, Server, adapter_pb, details, grpc, model_pb, pb,  # noqa: E402
-                     reason)
+from harness import (END, PATIENCE, Client, Server, adapter_pb, details, grpc,  # noqa: E402
+                     model_pb, pb, reason)
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # noqa: E402
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # noqa: E402
@@ -170,11 +171,14 @@ class Generate(ServerCase):
         self.client.answer("x", request_id="to-cancel", stopping={"max_tokens": 1})
 
     def test_deadline(self):
-        with self.assertRaises(grpc.RpcError) as caught:
+        for timeout in (0.3, 2, 10):  # "spin" lasts longer; a slow machine may need more to begin
             got = []
-            for m in self.client.generate("spin", timeout=0.3):
-                got.append(m)
-        self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
+            with self.assertRaises(grpc.RpcError) as caught:
+                for m in self.client.generate("spin", timeout=timeout):
+                    got.append(m)
+            self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
+            if got:
+                break
         self.assertTrue(got)
 
     def test_request_in_use_and_abort(self):
@@ -364,35 +368,41 @@ class Session(ServerCase):
 
     def test_one_message_holds_many_lanes(self):
         for i in range(16):
-            self.start(i, "abc", stopping={"max_tokens": 200})
+            self.start(i, "spin")
         most = 0
-        ended = 0
         for message in self.call:
             self.assertEqual(len({x.stream_id for x in message.items}), len(message.items))
             most = max(most, len(message.items))
-            ended += sum(x.response.HasField("finish") for x in message.items)
-            if ended == 16:
+            if most > 8 or any(x.response.HasField("finish") for x in message.items):
                 break
         self.assertGreater(most, 8)
+        for i in range(16):
+            self.requests.put(pb.SessionRequest(stream_id=i, cancel={}))
+        self.assertEqual(len(self.items(16)), 16)
         self.requests.put(None)
 
     def test_lanes_fail_alone(self):
-        self.start(1, "abc", stopping={"max_tokens": 2000})
+        self.start(1, "abc")  # runs on until it is cancelled
         self.start(2, "", stopping={"max_tokens": 1})
         self.start(3, "x", adapters=[{"name": "nobody"}])
         self.start(1, "again")
         self.start(4, "x", stopping={"max_tokens": 1})
-        lanes = self.items(5)
+        lanes = self.items(4)
         self.assertEqual(lanes[2][-1].error.code, Code.INVALID_ARGUMENT.value[0])
         self.assertEqual(lanes[3][-1].error.code, Code.NOT_FOUND.value[0])
         self.assertEqual(len(lanes[3][-1].error.details), 2)
         errors = [x.error.code for x in lanes[1] if x.HasField("error")]
         self.assertEqual(errors, [Code.ALREADY_EXISTS.value[0]])
         self.assertEqual(lanes[4][-1].response.finish.reason, pb.FINISH_REASON_LENGTH)
-        self.assertEqual(sum(len(x.response.text) for x in lanes[1]), 2000)
+        self.requests.put(pb.SessionRequest(stream_id=1, cancel={}))
+        rest = self.items(1)[1]
+        self.assertEqual(rest[-1].response.finish.reason, pb.FINISH_REASON_CANCELLED)
+        text = "".join(x.response.text for x in lanes[1] + rest)
+        self.assertEqual(text, ("abc" * len(text))[:len(text)])
+        self.assertEqual(rest[-1].response.usage.completion_tokens, len(text))
         # A lane's number is free again at once.
         self.start(4, "y", stopping={"max_tokens": 1})
-        self.assertEqual(self.items(1)[4][-1].response.text, "y")
+        self.assertEqual("".join(x.response.text for x in self.items(1)[4]), "y")
         self.requests.put(None)
         self.assertEqual(list(self.call), [])
 
@@ -417,7 +427,7 @@ class Session(ServerCase):
             all_sent.set()
 
         call = client.inference.Session(starts())
-        self.assertTrue(all_sent.wait(120))
+        self.assertTrue(all_sent.wait(PATIENCE))
         # What was sent may still wait in buffers, and reading makes room for more refusals.
         self.server.wait_log("refused and not read")
         with self.assertRaises(grpc.RpcError) as caught:
@@ -613,7 +623,7 @@ class Standard(ServerCase):
             s.sendall(b"PR")
             time.sleep(0.05)
             s.sendall(b"I * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-            s.settimeout(30)
+            s.settimeout(PATIENCE)
             self.assertEqual(s.recv(9)[3], 4)  # the server's SETTINGS frame
         self.assertEqual(self.client.answer("on", stopping={"max_tokens": 2})[0], "on")
 
@@ -663,7 +673,7 @@ class SlowReader(ServerCase):
 
 class StartAndStop(unittest.TestCase):
     def test_starting(self):
-        server = Server(start_ms=1500).wait_log("listening")
+        server = Server(waits=True).wait_log("listening")
         with Client(server.address) as client:
             health = health_pb2_grpc.HealthStub(client.channel)
             watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -679,24 +689,27 @@ class StartAndStop(unittest.TestCase):
                 self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
                 self.assertEqual(reason(caught.exception), "STARTING")
                 self.assertIn("RetryInfo", details(caught.exception))
+            server.go_on()
             self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.SERVING)
             self.assertEqual(client.answer("now", stopping={"max_tokens": 3})[0], "now")
             watch.cancel()
         server.stop()
 
     def test_signal_while_starting(self):
-        server = Server(start_ms=60000).wait_log("listening")
+        server = Server(waits=True).wait_log("listening")
         server.stop()
         self.assertFalse(os.path.exists(server.path))
 
     def test_drain(self):
-        server = Server(step_us=2000).ready()
+        server = Server(step_us=2000, drain_ms=600000).ready()
         with Client(server.address) as client, Client(server.address) as other:
             health = health_pb2_grpc.HealthStub(other.channel)
             watch = health.Watch(health_pb2.HealthCheckRequest())
             self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.SERVING)
             idle = queue.Queue()
             session = other.inference.Session(iter(idle.get, None))
+            held = other.generate("spin")  # so that the drain is not over before it was looked at
+            next(held)
             call = client.generate("abc", stopping={"max_tokens": 600})
             next(call)
             server.signal()
@@ -707,6 +720,7 @@ class StartAndStop(unittest.TestCase):
             self.assertIn("RetryInfo", details(caught.exception))
             messages = list(call)
             self.assertEqual(messages[-1].usage.completion_tokens, 600)
+            held.cancel()
             with self.assertRaises(grpc.RpcError) as caught:
                 list(session)
             self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
@@ -715,39 +729,46 @@ class StartAndStop(unittest.TestCase):
         self.assertFalse(os.path.exists(server.path))
         self.assertFalse(os.path.exists(server.path + ".lock"))
 
-    def cancelled(self, server, call):
-        with self.assertRaises(grpc.RpcError) as caught:
-            for message in call:
-                last = message
-        self.assertEqual(last.finish.reason, pb.FINISH_REASON_CANCELLED)
-        self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
-        self.assertEqual(reason(caught.exception), "DRAINING")
+    def cancelled(self, server, client, cancel):
+        """What somebody who reads all the time gets when cancel(server) ends a request."""
+        messages, started = [], threading.Event()
+
+        def read():
+            for message in client.generate("spin"):
+                messages.append(message)
+                started.set()
+
+        with ThreadPoolExecutor(1) as reader:
+            done = reader.submit(read)
+            self.assertTrue(started.wait(PATIENCE))
+            cancel(server)
+            error = done.exception(PATIENCE)
+        self.assertEqual(messages[-1].finish.reason, pb.FINISH_REASON_CANCELLED)
+        self.assertEqual(error.code(), Code.UNAVAILABLE)
+        self.assertEqual(reason(error), "DRAINING")
         self.assertEqual(server.wait(), 0, server.log())
 
     def test_second_signal_cancels(self):
-        server = Server().ready()
-        with Client(server.address) as client:
-            call = client.generate("spin")
-            next(call)
+        def cancel(server):
             server.signal()
             server.wait_log("draining")
             server.signal(signal.SIGINT)
-            self.cancelled(server, call)
+
+        server = Server().ready()
+        with Client(server.address) as client:
+            self.cancelled(server, client, cancel)
 
     def test_drain_timeout_cancels(self):
         server = Server(drain_ms=300).ready()
         with Client(server.address) as client:
-            call = client.generate("spin")
-            next(call)
-            server.signal()
-            self.cancelled(server, call)
+            self.cancelled(server, client, Server.signal)
 
     def test_drain_with_a_client_that_never_reads(self):
         server = Server(step_us=20, drain_ms=500).ready()
         with Client(server.address) as client:
             call = client.generate("spin" * 50, output={"token_ids": True, "top_logprobs": 20})
             next(call)
-            time.sleep(0.5)
+            server.wait_log("park ")
             server.signal()
             self.assertEqual(server.wait(), 0, server.log())
 
@@ -779,7 +800,10 @@ class StartAndStop(unittest.TestCase):
         for s in crowd:
             s.close()
         with Client(server.address) as client:
-            self.assertEqual(client.answer("on", stopping={"max_tokens": 2})[0], "on")
+            # A listener that is looked at before those hang-ups may refuse this one once, too.
+            request = pb.GenerateRequest(text="on", stopping={"max_tokens": 2})
+            call = client.inference.Generate(request, timeout=PATIENCE, wait_for_ready=True)
+            self.assertEqual("".join(m.text for m in call), "on")
         server.stop()
 
     def test_idle_uses_no_cpu(self):
@@ -791,9 +815,13 @@ class StartAndStop(unittest.TestCase):
                 with open(f"/proc/{server.process.pid}/stat", encoding="ascii") as f:
                     fields = f.read().rsplit(")", 1)[1].split()
                 return int(fields[11]) + int(fields[12])
-            before = ticks()
-            time.sleep(2)
-            self.assertLessEqual(ticks() - before, 4)  # of 200
+            end = time.monotonic() + PATIENCE
+            used = 200
+            while used > 4 and time.monotonic() < end:  # what it had to do may take a while
+                before = ticks()
+                time.sleep(2)
+                used = ticks() - before
+            self.assertLessEqual(used, 4)  # of 200
         server.stop()
 
 
