@@ -1,6 +1,7 @@
 /* The store on good folders, links, and folders that change under its eyes. */
 #include "tests/unit/adapter_make.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -310,6 +311,23 @@ struct meddler {
     int call_n;
 };
 
+/* Gives the folder's files mtimes that they never had: writes within one tick of the kernel's clock
+ * may leave the same ones. */
+static void touch(const char *name)
+{
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors"};
+    static int second;
+    char file[128];
+    char path[256];
+    second++;
+    const struct timespec times[2] = {{.tv_sec = second}, {.tv_sec = second}};
+    for (size_t i = 0; i < ARRAY_N(files); i++) {
+        snprintf(file, sizeof file, "%s/%s", name, files[i]);
+        make_path(&dir, file, path);
+        assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    }
+}
+
 static void meddle(void *arg, const char *name)
 {
     struct meddler *m = arg;
@@ -332,6 +350,7 @@ static void meddle(void *arg, const char *name)
         make.change = 0;
         make.scale = (float)(2 + m->call_n);
         make_adapter(&dir, name, &make);
+        touch(name);
     }
 }
 
