@@ -19,6 +19,12 @@ static __global__ void publish(host_result *out, const uint32_t *token, uint64_t
     __atomic_store_n(&out->number, number, __ATOMIC_RELEASE);
 }
 
+static __global__ void hold(const uint32_t *is_over)
+{
+    while (__atomic_load_n(is_over, __ATOMIC_ACQUIRE) == 0) {
+    }
+}
+
 void host_scale(struct dev_stream *stream, float *out, const float *in, float by, uint32_t n)
 {
     launch_cfg cfg = {dim3((n + SCALE_THREADS - 1) / SCALE_THREADS), dim3(SCALE_THREADS), 0, false,
@@ -37,4 +43,10 @@ void host_publish(struct dev_stream *stream, struct host_result *out, const uint
 {
     launch_cfg cfg = {dim3(1), dim3(1), 0, false, stream};
     launch(cfg, publish, out, token, number);
+}
+
+void host_hold(struct dev_stream *stream, const uint32_t *is_over)
+{
+    launch_cfg cfg = {dim3(1), dim3(1), 0, false, stream};
+    launch(cfg, hold, is_over);
 }

@@ -27,6 +27,9 @@ void host_scale_as(struct dev_stream *stream, float *out, uint32_t block, size_t
 void host_publish(struct dev_stream *stream, struct host_result *out, const uint32_t *token,
                   uint64_t number);
 
+/* Ends when *is_over, which is mapped memory, is not 0. */
+void host_hold(struct dev_stream *stream, const uint32_t *is_over);
+
 #ifdef __cplusplus
 }
 #endif

@@ -519,21 +519,30 @@ static void test_queue_is_bounded(void **state)
     assert_true(get_first(a, dev) == 1.0f);
 }
 
-/* Both streams become due at once: b's work is not left until a, which comes first, runs dry. */
+/* Both streams are due before anything runs: b's work is not left until a, which comes first, runs
+ * dry. */
 static void test_no_stream_starves(void **state)
 {
     (void)state;
-    emu_knobs.lag_ns = 300 * SHORT_NS;
+    void *p = NULL;
+    struct err err;
+    assert_int_equal(dev_alloc_pinned(sizeof(uint32_t), true, &p, &err), 0);
+    uint32_t *is_over = p;
+    *is_over = 0;
     dev_fill(a, dev2, 1, BYTES);
     assert_int_equal(dev_stream_sync(a), 0);
+    host_hold(a, is_over);
     for (uint32_t i = 0; i < 500; i++) {
         dev_fill(a, dev, 0, BYTES);
     }
     dev_copy_out(a, pinned, dev2, BYTES);
     dev_fill(b, dev2, 0, BYTES);
-    usleep(600000);
+    bool is_held = dev_stream_query(a) == 1 && dev_stream_query(b) == 1;
+    __atomic_store_n(is_over, 1, __ATOMIC_RELEASE);
+    assert_true(is_held);
     assert_int_equal(dev_stream_sync(a), 0);
     assert_true(pinned[0] == 0.0f);
+    dev_free_pinned(p);
 }
 
 static void test_stream_is_freed_with_work(void **state)
