@@ -14,9 +14,9 @@ if(TARGET graftd AND TARGET graftctl)
       test_daemon_ctl.Graftctl.test_generate
       test_daemon_states.Goldens test_daemon_states.FalconGoldens test_daemon_states.States
       test_daemon_states.Dense test_daemon_states.LittleMemory)
-    set_tests_properties(e2e_emulated PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77 LABELS emulated
+    set_tests_properties(e2e_emulated PROPERTIES TIMEOUT 3600 SKIP_RETURN_CODE 77 LABELS emulated
       ENVIRONMENT "${e2e_daemon_environment};GRAFT_SANITIZED=emulated;GRAFT_E2E_PATIENCE=240")
   endif()
-  set_tests_properties(e2e_daemon PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77
+  set_tests_properties(e2e_daemon PROPERTIES TIMEOUT 3600 SKIP_RETURN_CODE 77
     ENVIRONMENT "${e2e_daemon_environment}")
 endif()

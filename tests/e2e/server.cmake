@@ -5,6 +5,6 @@ if(WITH_SERVER)
   target_include_directories(echo_server PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   target_link_libraries(echo_server PRIVATE server text)
   add_test(NAME e2e_server COMMAND ${CMAKE_CURRENT_LIST_DIR}/run.sh test_server.py)
-  set_tests_properties(e2e_server PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77
+  set_tests_properties(e2e_server PROPERTIES TIMEOUT 3600 SKIP_RETURN_CODE 77
     ENVIRONMENT "GRAFT_ECHO_SERVER=$<TARGET_FILE:echo_server>")
 endif()
