@@ -137,9 +137,12 @@ static void house_lost(void *arg, const struct err *err)
 static void house_loop(void *arg)
 {
     struct house *house = arg;
-    while (!ring_flag_is_raised(&house->is_over)) {
+    for (;;) {
         uint32_t ticket = wake_ticket(&house->loop_wake);
         struct job *job;
+        if (ring_flag_is_raised(&house->is_over)) {
+            return;
+        }
         if (ring_pop(&house->ports.jobs, &job)) {
             struct msg msg = {MSG_JOB_DONE, 0, job};
             job->run(job);
