@@ -92,9 +92,9 @@ class Process:
         self.path = os.path.join(folder, "s.sock")
         self.address = "unix:" + self.path
         self.log_path = os.path.join(folder, f"log-{time.monotonic_ns()}")
-        limit = files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
+        self.files = files  # how many descriptors it may have once it is ready
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(arguments, stderr=log, stdout=log, preexec_fn=limit)
+            self.process = subprocess.Popen(arguments, stderr=log, stdout=log)
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:
@@ -102,14 +102,21 @@ class Process:
 
     def wait_log(self, text):
         end = time.monotonic() + PATIENCE
-        while text not in self.log():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"{text!r} is not in the log:\n{self.log()[-4000:]}")
+        while True:
+            has_ended = self.process.poll() is not None  # before the look at what it wrote
+            log = self.log()
+            if text in log:
+                return self
+            if has_ended or time.monotonic() > end:
+                raise AssertionError(f"{text!r} is not in the log:\n{log[-4000:]}")
             time.sleep(0.01)
-        return self
 
     def ready(self):
-        return self.wait_log(" ready")
+        self.wait_log(" ready")
+        if self.files:  # it has raised its own limit by now
+            limits = (self.files, self.files)
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, limits)
+        return self
 
     def tcp_port(self):
         line = next(x for x in self.log().splitlines() if "tcp://" in x)
