@@ -34,7 +34,7 @@ class Graftctl(DaemonCase):
         messages = self.run_json("generate", "--adapter", "slug", "--token-ids", "--logprobs", "1",
                                  "--seed", "7", "--request-id", "mine", prompt(0))
         self.assertEqual("".join(m["text"] for m in messages), tasks.answer(LINES[0], "slug"))
-        self.assertGreater(len(messages), 2)
+        self.assertGreaterEqual(len(messages), 2)
         started = messages[0]["started"]
         self.assertEqual((started["request_id"], started["seed"]), ("mine", 7))
         self.assertEqual(started["adapters"][0]["name"], "slug")
