@@ -1,4 +1,5 @@
 """What the daemon's end-to-end tests share: the demo model, its prompts, and comparing answers."""
+import json
 import os
 import shutil
 import sys
@@ -23,6 +24,10 @@ END = 394  # <|im_end|>, which ends the demo's answers
 # Small memories: what a test wants to be scarce it says itself.
 MODEST = ("--kv-memory", "32MiB", "--adapter-memory", "8MiB")
 GREEDY = {"temperature": 0}
+# With this output the daemon makes some 400 tokens and waits for them to be read: a client with
+# these options takes little unasked.
+VERBOSE = {"token_ids": True, "top_logprobs": 20}
+NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
 
 
 def prompt(i):
@@ -113,8 +118,14 @@ def copy_adapter(root, name, source=None):
     return folder
 
 
-def copy_model():
+def copy_model(**changes):
+    """The demo model in a folder of its own, with changes of its config.json."""
     folder = tempfile.mkdtemp(prefix="graft-e2e-model-")
     target = os.path.join(folder, "model")
     shutil.copytree(MODEL, target)
+    path = os.path.join(target, "config.json")
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({**config, **changes}, f)
     return target
