@@ -320,7 +320,7 @@ class LittleMemory(HybridCase):
     """Pages for the prompts of three sequences, and for two of them to grow by the one that each
     needs: of three that came at once the youngest gives way."""
     more = ("--kv-memory", "40KiB" if EMULATED else "128KiB", "--max-context", "192")
-    prompt_n, tokens = (62, 12) if EMULATED else (72, 64)
+    prompt_n, tokens = (62, 24) if EMULATED else (72, 118)
 
     def test_preemption_begins_with_the_state_again(self):
         sets = [("s",), (), ("s", "a"), (("s", -1.5),), ("ia3", "n"), ("a", ("n", 0.5))]
@@ -329,14 +329,19 @@ class LittleMemory(HybridCase):
         alone = [self.ask(**job) for job in jobs]
         self.assertEqual({answer.preemptions for answer in alone}, {0})
         given_way = 0
-        for first in range(0, len(jobs), 3 if EMULATED else 1):
-            three = [(first + i) % len(jobs) for i in range(3)]
-            for i, answer in zip(three, self.crowd([jobs[i] for i in three])):
-                given_way += answer.preemptions
-                self.assertEqual(answer.key(), alone[i].key(), sets[i])
-        self.assertGreater(given_way, 0)
+
+        def round_of_threes():
+            nonlocal given_way
+            for first in range(0, len(jobs), 3 if EMULATED else 1):
+                three = [(first + i) % len(jobs) for i in range(3)]
+                for i, answer in zip(three, self.crowd([jobs[i] for i in three])):
+                    given_way += answer.preemptions
+                    self.assertEqual(answer.key(), alone[i].key(), sets[i])
+            return given_way > 0
+        self.until(round_of_threes)  # three that come too far apart need not give way
         if not EMULATED:
-            self.assertEqual(alone[0].ids, self.expected("s"))
+            golden = self.expected("s")
+            self.assertEqual(alone[0].ids[:len(golden)], golden)
 
 
 class Churn(HybridCase):
@@ -366,15 +371,13 @@ class Churn(HybridCase):
         self.history = {place: [] for place in self.places}  # contents as they were published
         self.least = {place: 0 for place in self.places}     # the oldest that may still be served
         self.seen = []
+        self.failed = []
         self.finished = threading.Event()
 
     def job_of(self, p, *adapters):
         return self.job(*adapters, tokens=self.lengths[p], prompt=self.prompts[p])
 
-    def change(self, rng):
-        place = rng.choice(self.places)
-        content = rng.choice(self.names)
-        what = rng.choice(("load", "load", "unload", "leave"))
+    def change(self, place, content, what):
         with self.lock:
             self.history[place].append(content)
             at = len(self.history[place]) - 1
@@ -386,6 +389,8 @@ class Churn(HybridCase):
                 self.least[place] = at
         elif what == "unload":
             self.unload(place)
+        # A read that two changes hit may be refused: none is under way when the next one comes.
+        self.until(lambda: self.adapter(place).state != A.ADAPTER_STATE_LOADING)
 
     def stream(self, client, rng):
         p = rng.randrange(len(self.prompts))
@@ -415,35 +420,34 @@ class Churn(HybridCase):
         with Client(self.daemon.address) as client:
             while not self.finished.is_set():
                 try:
-                    done = self.stream(client, rng)
+                    self.seen.append(self.stream(client, rng))
                 except BaseException as error:  # pylint: disable=broad-except
-                    done = error
-                with self.lock:
-                    self.seen.append(done)
+                    self.failed.append(error)
+                    return
 
     def test_every_answer_is_of_the_version_it_began_with(self):
         rng = random.Random(3)
         for place in self.places:
-            self.history[place].append("a")
-            self.publish(place, "a")
+            self.change(place, "a", "load")
         threads = [threading.Thread(target=self.streams, args=(seed,), daemon=True)
                    for seed in range(self.stream_n)]
         for thread in threads:
             thread.start()
         try:
             for i in range(self.change_n):
-                self.change(rng)
+                self.change(rng.choice(self.places), rng.choice(self.names),
+                            rng.choice(("load", "load", "unload", "leave")))
                 # some answers between two changes
-                self.until(lambda n=i: len(self.seen) >= 2 * n)
+                self.until(lambda n=i: self.failed or len(self.seen) >= 2 * n)
+            for name in self.names:
+                self.change(rng.choice(self.places), name, "load")
+                self.until(lambda n=name: self.failed or (n,) in self.seen)
         finally:
             self.finished.set()
             for thread in threads:
                 thread.join(PATIENCE)
-        for failed in self.seen:
-            if isinstance(failed, BaseException):
-                raise failed
-        if not EMULATED:
-            self.assertTrue({(x,) for x in self.names} <= set(self.seen))
+        if self.failed:
+            raise self.failed[0]
         for place in self.places:
             self.until(lambda p=place: self.adapter(p).active_requests == 0)
             self.unload(place)
