@@ -37,15 +37,14 @@ static struct {
 
 static _Thread_local uint32_t dev_used; /* index + 1 of the device the thread uses; 0 = none yet */
 
-#define KERNELS_MAX        64          /* kernels that are ever launched, all types of them */
-#define KERNEL_SHARED_FREE (48u << 10) /* bytes a launch may have unasked */
+#define KERNELS_MAX 64 /* kernels that are ever launched, all types of them */
 
 /* What was asked of CUDA about a kernel, by its address. Only the rank's thread launches (before it
  * there is one, the one that loads weights). */
 static struct {
     struct {
         const void *kernel;
-        size_t smem;
+        size_t smem; /* dynamic bytes that its launches may have by now */
         bool may_overlap;
     } of[KERNELS_MAX];
     uint32_t n;
@@ -91,7 +90,7 @@ static uint32_t kernel_find(const void *kernel, const char *name)
         dev_note(cudaGetDevice(&device), name);
         dev_note(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), name);
         kernels.of[i].kernel = kernel;
-        kernels.of[i].smem = KERNEL_SHARED_FREE;
+        kernels.of[i].smem = launch_shared_free(attributes.sharedSizeBytes);
         kernels.of[i].may_overlap = launch_may_overlap(major, attributes.ptxVersion);
         kernels.n++;
     }

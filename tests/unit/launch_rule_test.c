@@ -1,4 +1,4 @@
-/* Which launches may overlap: devices and code of every age. */
+/* Which launches may overlap, for devices and code of every age, and what they may take unasked. */
 #include "tests/test.h"
 
 #include "kernels/cuda/launch_rule.h"
@@ -24,8 +24,21 @@ static void both_must_be_new(void **state)
     }
 }
 
+/* Static and dynamic bytes share the 48 KiB: the linear's 8256 static ones leave 40896. */
+static void static_bytes_count(void **state)
+{
+    (void)state;
+    assert_int_equal(launch_shared_free(0), 49152);
+    assert_int_equal(launch_shared_free(8256), 40896);
+    assert_int_equal(launch_shared_free(49152), 0);
+    assert_int_equal(launch_shared_free(50000), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(both_must_be_new)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(both_must_be_new),
+        cmocka_unit_test(static_bytes_count),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
