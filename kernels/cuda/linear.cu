@@ -351,7 +351,8 @@ static void linear_launch(const struct cuda_ctx *ctx, struct linear_job *job, ui
     job->group_n = cut.group_n;
     job->unit_n = job->product ? 1 : cut.unit_n;
     job->split_n = job->product ? 1 : cut.split_n;
-    job->u_stride *= cut.tile_tokens;
+    /* rows of a pass have their places in u together, also where two tiles of tokens share it */
+    job->u_stride *= cut.tile_tokens > CUDA_PASS_ROWS ? cut.tile_tokens : CUDA_PASS_ROWS;
     if (cut.is_wide && cut.tile_tokens == LINEAR_TOKENS) {
         launch(cfg, (linear_wide<T, LINEAR_TOKENS / 8>), *job);
     } else if (cut.is_wide) {

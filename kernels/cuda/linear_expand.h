@@ -68,14 +68,14 @@ static DEV void finish_b(const linear_job &job, uint32_t group, uint32_t r, cons
     }
 }
 
-/* 16 rows by 8 tokens of y, the lane's elements at `y` and 8 rows further: += a * v for the columns
- * whose bit is set. The others keep their sum by selection, so that nothing of another request
- * touches them. */
+/* 16 rows by 8 tokens of y, the lane's elements at `y` and 8 rows further, if the group has those
+ * (a head may end behind the first 8): += a * v for the columns whose bit is set. The others keep
+ * their sum by selection, so that nothing of another request touches them. */
 template <class T>
 static DEV void finish_columns(float *y, uint32_t pitch, const uint32_t (&a)[4],
-                               const linear_u<T> &v, uint32_t bits)
+                               const linear_u<T> &v, uint32_t bits, bool has_below)
 {
-    float *below = y + 8 * pitch;
+    float *below = y + (has_below ? 8 * pitch : 0);
     float acc[4] = {y[0], y[1], below[0], below[1]};
     mma<T>(acc, a, v.high);
     mma<T>(acc, a, v.low);
@@ -83,7 +83,9 @@ static DEV void finish_columns(float *y, uint32_t pitch, const uint32_t (&a)[4],
     for (uint32_t c = 0; c < 2; c++) {
         if (bits >> c & 1) {
             y[c] = acc[c];
-            below[c] = acc[c + 2];
+            if (has_below) {
+                below[c] = acc[c + 2];
+            }
         }
     }
 }
@@ -120,7 +122,7 @@ static DEV void finish_effect(const linear_job &job, const linear_out &out,
             float weight = is_mine ? job.step->seg_rows[tile.seg_row + j].weight * e.scale : 0;
             linear_u<T> v = finish_u<T>(job, out, u, s.rank, k + 2 * t, weight);
             finish_columns<T>(out.y + (r + g) * out.pitch + n + 2 * t, out.pitch, a, v,
-                              bits >> 2 * t);
+                              bits >> 2 * t, r + 8 < job.group_rows);
         }
     }
 }

@@ -21,9 +21,18 @@
 static const uint32_t attend_dims[] = {16, 64, 72, 80, 96, 120, 128, 256};
 static const uint32_t attend_groups[] = {1, 4, 5, 7, 8}; /* query heads per KV head */
 
-enum attend_layout { LAYOUT_DECODE, LAYOUT_PROMPTS, LAYOUT_MIXED, LAYOUT_RECOMPUTE, LAYOUT_N };
+enum attend_layout {
+    LAYOUT_DECODE,
+    LAYOUT_PROMPTS,
+    LAYOUT_MIXED,
+    LAYOUT_RECOMPUTE,
+    LAYOUT_N,
+    LAYOUT_CROWD = LAYOUT_N /* generated rows that fill a pass, all of one adapter */
+};
 
-static const char *const attend_layouts[] = {"decode", "prompts", "mixed", "recompute"};
+static const char *const attend_layouts[] = {"decode", "prompts", "mixed", "recompute", "crowd"};
+
+#define ATTEND_CROWD 32
 
 struct attend_args {
     uint32_t dim;
@@ -35,6 +44,7 @@ struct attend_args {
     bool has_norm;
     bool has_bias;
     bool has_scales; /* heads: two of three sequences scale k and v */
+    uint32_t rank;   /* heads: of the same sequences' low-rank effects on q, k and v */
     uint32_t rotary_n;
 };
 
@@ -53,7 +63,9 @@ enum {
     STREAM_W = 8,
     STREAM_BIAS = 12,
     STREAM_SCALE = 14, /* k, then v */
-    STREAM_KV = 16     /* + layer */
+    STREAM_KV = 16,    /* + layer */
+    STREAM_A = 18,     /* + site */
+    STREAM_B = 21      /* + site */
 };
 
 static void attend_world(struct parity_case *c, enum attend_layout layout)
@@ -73,7 +85,10 @@ static void attend_world(struct parity_case *c, enum attend_layout layout)
         [LAYOUT_MIXED] = {{0, 64, 1}, {255, 1, 0}, {10, 1, 0}, {128, 33, 1}, {64, 1, 0}, {0, 1, 1}},
         [LAYOUT_RECOMPUTE] = {{60, 9, 0}, {0, 150, 1}, {3, 2, 0}},
     };
-    for (uint32_t i = 0; i < 9 && shapes[layout][i][1] > 0; i++) {
+    for (uint32_t i = 0; layout == LAYOUT_CROWD && i < ATTEND_CROWD; i++) {
+        world_add(&c->world, i % 3, 1, false);
+    }
+    for (uint32_t i = 0; layout < LAYOUT_N && i < 9 && shapes[layout][i][1] > 0; i++) {
         const uint32_t *shape = shapes[layout][i];
         world_add(&c->world, shape[0], shape[1], shape[2] == 1);
     }
@@ -236,30 +251,58 @@ static uint32_t heads_site_n(const struct attend_args *args, uint32_t s)
     return args->kv_head_n * args->dim * each;
 }
 
-/* Version 0: vectors over the outputs of k and v. */
+/* Lays the factors of q, k and v out from `at` on; returns the end. */
+static size_t heads_lowranks(const struct rig *rig, const struct attend_args *args, size_t at,
+                             struct effect_lowrank *lowranks)
+{
+    const struct kern *kern = rig->kern;
+    for (uint32_t s = 0; s < 3 && args->rank > 0; s++) {
+        size_t a = kern->weight_bytes(rig->held, args->rank, args->k);
+        size_t b = kern->weight_bytes(rig->held, heads_site_n(args, s), args->rank);
+        lowranks[s] = (struct effect_lowrank){.rank = args->rank, .scale = 0.5f, .a_at = at};
+        lowranks[s].b_at = at + ROUND_UP(a, EFFECT_ALIGN);
+        at = lowranks[s].b_at + ROUND_UP(b, EFFECT_ALIGN);
+    }
+    return at;
+}
+
+static void heads_factors(struct rig *rig, const struct parity_case *c,
+                          const struct effect_lowrank *lowranks, char *block)
+{
+    const struct attend_args *args = c->args;
+    for (uint32_t s = 0; s < 3 && args->rank > 0; s++) {
+        struct kern_matrix a = parity_matrix(c, STREAM_A + s, args->rank, args->k);
+        struct kern_matrix b = parity_matrix(c, STREAM_B + s, heads_site_n(args, s), args->rank);
+        rig->kern->weight_pack(rig->held, &a, block + lowranks[s].a_at);
+        rig->kern->weight_pack(rig->held, &b, block + lowranks[s].b_at);
+    }
+}
+
+/* Version 0: vectors over the outputs of k and v, factors of all three. */
 static void heads_version(struct rig *rig, const struct parity_case *c)
 {
     const struct attend_args *args = c->args;
     uint32_t n = heads_site_n(args, 1);
-    size_t each = ROUND_UP(n * sizeof(float), EFFECT_ALIGN);
+    size_t each = args->has_scales ? ROUND_UP(n * sizeof(float), EFFECT_ALIGN) : 0;
     struct effect_lowrank lowranks[3] = {0};
+    size_t scale_at = ROUND_UP(EFFECT_LOWRANK_AT + sizeof lowranks, EFFECT_ALIGN);
+    size_t at = ROUND_UP(scale_at + sizeof(struct effect_scale[3]), EFFECT_ALIGN);
+    struct effect_scale scales[3] = {{0}, {.out_at = at}, {.out_at = at + each}};
     struct effect_block head = {.magic = EFFECT_BLOCK_MAGIC,
                                 .version = EFFECT_BLOCK_VERSION,
                                 .site_n = 3,
                                 .lowrank_at = EFFECT_LOWRANK_AT,
-                                .scale_at =
-                                    ROUND_UP(EFFECT_LOWRANK_AT + sizeof lowranks, EFFECT_ALIGN)};
-    size_t at = ROUND_UP(head.scale_at + sizeof(struct effect_scale[3]), EFFECT_ALIGN);
-    struct effect_scale scales[3] = {{0}, {.out_at = at}, {.out_at = at + each}};
-    head.bytes = at + 2 * each;
+                                .scale_at = args->has_scales ? scale_at : 0};
+    head.bytes = heads_lowranks(rig, args, at + 2 * each, lowranks);
     char *block = arena_alloc(&rig->arena, head.bytes);
     memcpy(block, &head, sizeof head);
     memcpy(block + head.lowrank_at, lowranks, sizeof lowranks);
-    memcpy(block + head.scale_at, scales, sizeof scales);
-    for (uint32_t s = 1; s < 3; s++) {
+    memcpy(block + scale_at, scales, sizeof scales);
+    for (uint32_t s = 1; s < 3 && args->has_scales; s++) {
         memcpy(block + scales[s].out_at, parity_floats(c, STREAM_SCALE + s - 1, n, 1.5f),
                n * sizeof(float));
     }
+    heads_factors(rig, c, lowranks, block);
     rig->kern->set_version(rig->dev, 0, rig_put(rig, block, head.bytes));
 }
 
@@ -282,7 +325,7 @@ static void heads_prepare(struct rig *rig, const struct parity_case *c)
         state->q_norm = heads_gain(rig, c, STREAM_GAIN);
         state->k_norm = heads_gain(rig, c, STREAM_GAIN + 1);
     }
-    if (args->has_scales) {
+    if (args->has_scales || args->rank > 0) {
         heads_version(rig, c);
     }
 }
@@ -348,9 +391,12 @@ static void attend_check(const struct attend_args *args, enum dtype held, uint64
     parity_case_init(&c, held, seed);
     attend_world(&c, args->layout);
     attend_rope(&c, args->rotary_n);
-    for (uint32_t i = 0; i < c.world.seq_n && args->has_scales; i++) {
-        c.world.version_n = c.world.scales = 1;
-        c.world.seqs[i].adapter_n = i % 3 != 2;
+    bool has_version = args->has_scales || args->rank > 0;
+    c.world.version_n = has_version;
+    c.world.scales = args->has_scales;
+    c.open.rank_max = MAX(1, 3 * args->rank);
+    for (uint32_t i = 0; i < c.world.seq_n && has_version; i++) {
+        c.world.seqs[i].adapter_n = i % 3 != 2 || args->layout == LAYOUT_CROWD;
         c.world.seqs[i].weights[0] = i % 3 ? -0.75f : 1.0f;
     }
     c.open.k_max = MAX(ATTEND_FEED_K, args->k);
@@ -360,11 +406,12 @@ static void attend_check(const struct attend_args *args, enum dtype held, uint64
     c.run = args->k > 0 ? heads_run : attend_run;
     snprintf(
         c.text, sizeof c.text,
-        "%s %s: head_dim %u, heads %u / %u, %s, k %u, gate %d, norm %d, bias %d, scales %d, rotary "
-        "%u",
+        "%s %s: head_dim %u, heads %u / %u, %s, k %u, gate %d, norm %d, bias %d, scales %d, rank "
+        "%u, rotary %u",
         args->k > 0 ? "heads" : "attend", dtype_name(held), args->dim,
         args->group * args->kv_head_n, args->kv_head_n, attend_layouts[args->layout], args->k,
-        args->has_gate, args->has_norm, args->has_bias, args->has_scales, args->rotary_n);
+        args->has_gate, args->has_norm, args->has_bias, args->has_scales, args->rank,
+        args->rotary_n);
     parity_check(&c);
     parity_case_done(&c);
 }
@@ -383,6 +430,25 @@ void parity_attend(void)
                                    .has_gate = i % 3 == 1};
         attend_check(&args, i % 2 ? DTYPE_BF16 : DTYPE_F32, 3000 + i);
         attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 3000 + i);
+    }
+}
+
+/* Effects of rank on heads that end within 16 rows, that take two tiles of tokens to a pass, and on
+ * one of which a pass needs all the memory of shrunk rows that there is. */
+void parity_ranks(void)
+{
+    static const struct attend_args cases[] = {
+        {.dim = 120, .layout = LAYOUT_CROWD, .rank = 12},
+        {.dim = 72, .layout = LAYOUT_MIXED, .rank = 16, .has_scales = true},
+        {.dim = 256, .layout = LAYOUT_CROWD, .rank = 640},
+        {.dim = 200, .layout = LAYOUT_PROMPTS, .rank = 4, .has_gate = true},
+        {.dim = 104, .layout = LAYOUT_DECODE, .rank = 40},
+    };
+    for (uint32_t i = 0; i < ARRAY_N(cases); i++) {
+        struct attend_args args = cases[i];
+        args.group = args.kv_head_n = 1;
+        args.k = 64;
+        attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 4500 + i);
     }
 }
 

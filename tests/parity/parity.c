@@ -338,6 +338,7 @@ static void parity_probe(const char *only)
 PARITY_GROUP(linear)
 PARITY_GROUP(join)
 PARITY_GROUP(heads)
+PARITY_GROUP(ranks)
 PARITY_GROUP(attend)
 PARITY_GROUP(gdn)
 PARITY_GROUP(ssd)
@@ -353,9 +354,9 @@ int main(int argc, char **argv)
     cmocka_set_test_filter(argc > 2 ? argv[2] : NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear), cmocka_unit_test(test_join),   cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_attend), cmocka_unit_test(test_gdn),    cmocka_unit_test(test_ssd),
-        cmocka_unit_test(test_embed),  cmocka_unit_test(test_head),   cmocka_unit_test(test_sample),
-        cmocka_unit_test(test_score),  cmocka_unit_test(test_random),
+        cmocka_unit_test(test_ranks),  cmocka_unit_test(test_attend), cmocka_unit_test(test_gdn),
+        cmocka_unit_test(test_ssd),    cmocka_unit_test(test_embed),  cmocka_unit_test(test_head),
+        cmocka_unit_test(test_sample), cmocka_unit_test(test_score),  cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@ endif()
 if(TARGET kern_emu)
   target_compile_definitions(parity PRIVATE PARITY_EMU)
   # One entry per group, so that they run side by side.
-  foreach(group linear join heads attend gdn ssd embed head sample score random)
+  foreach(group linear join heads ranks attend gdn ssd embed head sample score random)
     add_test(NAME parity_emulated_${group} COMMAND parity cuda test_${group})
     # The smallest limit of shared memory among the targets (8.9 and 12.0: 99 KiB) for every launch.
     set_tests_properties(parity_emulated_${group} PROPERTIES TIMEOUT 3600 LABELS emulated

@@ -55,6 +55,7 @@ bool parity_is_long(void);
 void parity_linear(void);
 void parity_join(void);
 void parity_heads(void);
+void parity_ranks(void); /* heads with low-rank effects */
 void parity_attend(void);
 void parity_gdn(void);
 void parity_ssd(void);
