@@ -15,6 +15,13 @@ struct kern_unread {
     bool is_there;
 };
 
+/* failure: there is no device that could. */
+static inline const char *kern_fails_never(const struct kern_dev *dev)
+{
+    (void)dev;
+    return "";
+}
+
 /* The whole step, once. */
 static inline bool kern_only_part(const struct kern_step *step, bool *is_given,
                                   struct kern_part *out)

@@ -280,8 +280,11 @@ static void core_take_item(struct core *core, const struct core_step *step, uint
 static void core_device_lost(struct core *core, int code, uint64_t step)
 {
     struct err err;
+    const struct registry_config *device = &core->config.registry;
+    const char *why = device->kern->failure(device->dev);
     core->is_lost = true;
-    err_set(&err, code, "the device failed in step %llu", (unsigned long long)step);
+    err_set(&err, code, "the device failed in step %llu%s%s", (unsigned long long)step,
+            why[0] ? ": " : "", why);
     life_fail_all(core, code, err.text);
     core->config.on_device_lost(core->config.on_device_lost_arg, &err);
 }

@@ -328,6 +328,7 @@ const struct kern kern_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .isa_name = cpu_isa_name,
+    .failure = kern_fails_never,
     .reserve = cpu_reserve,
     .put = cpu_put,
     .get = cpu_get,

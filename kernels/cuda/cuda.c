@@ -91,6 +91,12 @@ struct cuda_piece {
     size_t bytes;
 };
 
+int cuda_sync(struct kern_dev *dev, struct err *err)
+{
+    int rc = dev_stream_sync(dev->ctx.stream);
+    return rc ? err_set(err, rc, "the device failed: %s", dev_failure()) : 0;
+}
+
 static int cuda_workspaces(struct kern_dev *dev, const struct cuda_piece *pieces, struct err *err)
 {
     int rc = 0;
@@ -102,7 +108,7 @@ static int cuda_workspaces(struct kern_dev *dev, const struct cuda_piece *pieces
             memcpy(pieces->place, &data, sizeof data);
         }
     }
-    return rc ? rc : dev_stream_sync(dev->ctx.stream);
+    return rc ? rc : cuda_sync(dev, err);
 }
 
 static size_t cuda_pieces_bytes(const struct cuda_piece *pieces)
@@ -288,6 +294,12 @@ static int cuda_open(const struct kern_open *args, struct kern_dev **out, struct
     }
     *out = dev;
     return 0;
+}
+
+static const char *cuda_failure(const struct kern_dev *dev)
+{
+    (void)dev; /* the process has one */
+    return dev_failure();
 }
 
 static const char *cuda_isa_name(const struct kern_dev *dev)
@@ -520,6 +532,7 @@ const struct kern kern_cuda = {
     .open = cuda_open,
     .close = cuda_close,
     .isa_name = cuda_isa_name,
+    .failure = cuda_failure,
     .reserve = cuda_reserve,
     .put = cuda_put,
     .get = cuda_get,

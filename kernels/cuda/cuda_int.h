@@ -132,6 +132,9 @@ size_t cuda_bring(struct kern_dev *dev, void *to_dev, const void *from, size_t b
 bool cuda_is_brought(struct kern_dev *dev, uint64_t ticket);
 
 /* run.c */
+/* Waits for the stream; DEVICE_FAILURE with the reason. */
+int cuda_sync(struct kern_dev *dev, struct err *err);
+
 int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struct kern_part *out,
                       struct err *err);
 void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step);

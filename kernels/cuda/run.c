@@ -5,6 +5,7 @@
  * bucket and kind of effects, and replayed. Results go to mapped memory, the step's number last;
  * the host polls that word, and asks the stream every millisecond whether the device still lives.
  */
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -64,11 +65,27 @@ void cuda_begin_step(struct kern_dev *dev, const struct kern_step *step)
     run_rotary(dev, step);
 }
 
-/* The next pinned block, once its last copy has been made: long ago, but for a burst of parts. */
+/* Says once, to every thread, that the device has been silent for too long since `since_ns`. */
+static bool run_is_silent(struct kern_dev *dev, int64_t since_ns, int64_t now_ns)
+{
+    char why[ERR_TEXT_BYTES];
+    if (now_ns - since_ns <= dev->info.silence_ns) {
+        return false;
+    }
+    snprintf(why, sizeof why, "no progress for %.3g s",
+             (double)dev->info.silence_ns / CLOCK_NS_PER_S);
+    dev_fail(why);
+    return true;
+}
+
+/* The next pinned block, once its last copy has been made: long ago, but for a burst of parts. A
+ * device that has failed does not read it any more. */
 static struct cuda_pinned *run_pinned(struct kern_dev *dev)
 {
     struct cuda_pinned *pinned = &dev->pinned[dev->pinned_next++ % CUDA_BLOCKS];
-    while (pinned->is_used && dev_event_query(pinned->copied) == 1) {
+    int64_t since_ns = clock_now_ns();
+    while (pinned->is_used && dev_event_query(pinned->copied) == 1 &&
+           !run_is_silent(dev, since_ns, clock_now_ns())) {
         clock_pause_ns(RUN_PAUSE_NS);
     }
     pinned->is_used = true;
@@ -121,7 +138,7 @@ int cuda_next_capture(struct kern_dev *dev, const struct kern_step *model, struc
     uint32_t row_max = MIN(dev->args.row_max, CUDA_PART_ROWS);
     uint32_t kind = dev->capture_n;
     if (kind / CUDA_EFFECTS_N > run_bucket(row_max)) {
-        return dev_stream_sync(ctx->stream);
+        return cuda_sync(dev, err);
     }
     run_rotary(dev, model);
     ctx->is_prompt = false;
@@ -177,15 +194,19 @@ void cuda_end_step(struct kern_dev *dev, const struct kern_token *results, uint3
                             });
 }
 
-/* 0 when the oldest step is there; else what the device says of itself. */
+/* 0 when the oldest step is there; else what the device says of itself. A failure comes first: the
+ * step may have gone on without the launch that failed. */
 static int run_look(struct kern_dev *dev, uint32_t at)
 {
+    if (dev->is_lost || dev_failure()[0]) {
+        return ERR_DEVICE_FAILURE;
+    }
     if (__atomic_load_n(&dev->numbers[at], __ATOMIC_ACQUIRE) == dev->read_n + 1) {
         return 0;
     }
     int64_t now = clock_now_ns();
     dev->silent_ns = dev->silent_ns ? dev->silent_ns : now;
-    if (dev->is_lost || now - dev->silent_ns > dev->info.silence_ns) {
+    if (run_is_silent(dev, dev->silent_ns, now)) {
         return ERR_DEVICE_FAILURE;
     }
     if (now - dev->queried_ns > RUN_QUERY_NS) {

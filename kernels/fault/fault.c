@@ -58,6 +58,12 @@ static const char *fault_isa_name(const struct kern_dev *dev)
     return dev->inner->isa_name(dev->inner_dev);
 }
 
+static const char *fault_failure(const struct kern_dev *dev)
+{
+    const char *own = dev->inner->failure(dev->inner_dev);
+    return own[0] ? own : "a planned failure";
+}
+
 /* Counts a reservation; an error when the plan refuses it. */
 static int fault_admit(struct kern_dev *dev, size_t bytes, struct err *err)
 {
@@ -276,6 +282,7 @@ struct kern kern_fault = {
     .open = fault_open,
     .close = fault_close,
     .isa_name = fault_isa_name,
+    .failure = fault_failure,
     .reserve = fault_reserve,
     .put = fault_put,
     .get = fault_get,

@@ -275,6 +275,7 @@ const struct kern kern_ref = {
     .open = ref_open,
     .close = ref_close,
     .isa_name = ref_isa_name,
+    .failure = kern_fails_never,
     .reserve = ref_reserve,
     .put = ref_copy,
     .get = ref_copy,

@@ -35,19 +35,22 @@ class Device(unittest.TestCase):
         self.assertEqual(answers[0], answers[1])
         self.assertEqual(len(answers[0]), 8)
 
-    def lost(self, **environment):
+    def lost(self, why, **environment):
         daemon = self.daemon(**environment).ready()
         with Client(daemon.address) as client, self.assertRaises(grpc.RpcError) as caught:
             list(client.generate(prompt(0), stopping={"max_tokens": 40, "ignore_eos": True}))
         self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
         self.assertEqual(daemon.process.wait(PATIENCE), LOST)
         self.assertEqual(daemon.log().count("device lost"), 1)
+        for text in (daemon.log(), caught.exception.details()):
+            self.assertRegex(text, r"the device failed in step \d+: .*" + why)
 
     def test_a_sticky_error_ends_the_process(self):
-        self.lost(GRAFT_EMU_FAIL="3", GRAFT_EMU_KERNEL="publish")
+        self.lost("failed at operation 3", GRAFT_EMU_FAIL="3", GRAFT_EMU_KERNEL="publish")
 
     def test_a_hung_kernel_ends_the_process(self):
-        self.lost(GRAFT_EMU_HANG="3", GRAFT_EMU_KERNEL="publish", GRAFT_EMU_SILENCE_MS="2000")
+        self.lost("no progress for 2 s", GRAFT_EMU_HANG="3", GRAFT_EMU_KERNEL="publish",
+                  GRAFT_EMU_SILENCE_MS="2000")
 
     def refused(self, words, daemon):
         self.assertEqual(daemon.process.wait(PATIENCE), 78, daemon.log())

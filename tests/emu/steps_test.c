@@ -3,6 +3,7 @@
 #include "tests/test.h"
 
 #include "base/base.h"
+#include "base/clock.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cuda_int.h"
 #include "kernels/effect.h"
@@ -402,6 +403,61 @@ static void shows_who_reads_a_discarded_page(void **state)
     kern_cuda.close(dev);
 }
 
+/* Makes the device well again: of a lost one nothing is freed. */
+static void close_lost(void)
+{
+    emu_reset();
+    dev->is_lost = false;
+    kern_cuda.close(dev);
+}
+
+/* A launch that fails leaves its stream going on: the step's number comes, its tokens are not to be
+ * had. Copies that were begun count as made. */
+static void a_failure_is_told_before_tokens(void **state)
+{
+    (void)state;
+    const struct kern_row row = {.token = 1, .flags = KERN_ROW_PROMPT};
+    const struct kern_step step = {.rows = &row, .row_n = 1};
+    const char bytes[64] = {0};
+    char got[sizeof bytes];
+    uint64_t ticket;
+    open_device(DTYPE_BF16);
+    void *at = take(sizeof bytes);
+    assert_string_equal(kern_cuda.failure(dev), "");
+    step_begin(&kern_cuda, dev, &step);
+    kern_cuda.end_step(dev, NULL, 0);
+    kern_cuda.get(dev, got, at, sizeof got); /* waits: the number is there */
+    assert_int_equal(kern_cuda.bring(dev, at, bytes, sizeof bytes, &ticket), sizeof bytes);
+    dev_fail("of a test");
+    assert_int_equal(kern_cuda.read_step(dev, NULL, false), ERR_DEVICE_FAILURE);
+    assert_string_equal(kern_cuda.failure(dev), "of a test");
+    assert_true(kern_cuda.is_brought(dev, ticket));
+    close_lost();
+}
+
+/* No error, no progress: whoever asks first says so to all. */
+static void silence_is_a_failure(void **state)
+{
+    (void)state;
+    const struct kern_row row = {.token = 1, .flags = KERN_ROW_PROMPT};
+    const char bytes[64] = {0};
+    uint64_t ticket;
+    const struct emu_knobs knobs = emu_knobs;
+    emu_knobs.silence_ns = 50 * CLOCK_NS_PER_MS;
+    emu_knobs.hang_op = 1;
+    emu_knobs.op_kernel = "publish";
+    open_device(DTYPE_BF16);
+    void *at = take(sizeof bytes);
+    step_begin(&kern_cuda, dev, &(struct kern_step){.rows = &row, .row_n = 1});
+    kern_cuda.end_step(dev, NULL, 0);
+    assert_int_equal(kern_cuda.bring(dev, at, bytes, sizeof bytes, &ticket), sizeof bytes);
+    assert_int_equal(kern_cuda.read_step(dev, NULL, true), ERR_DEVICE_FAILURE);
+    assert_string_equal(kern_cuda.failure(dev), "no progress for 0.05 s");
+    assert_true(kern_cuda.is_brought(dev, ticket));
+    emu_knobs = knobs;
+    close_lost();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -411,6 +467,8 @@ int main(void)
         cmocka_unit_test(counts_what_saturates),
         cmocka_unit_test(brings_in_place),
         cmocka_unit_test(shows_who_reads_a_discarded_page),
+        cmocka_unit_test(a_failure_is_told_before_tokens),
+        cmocka_unit_test(silence_is_a_failure),
     };
     emu_knobs.lag_ns = LONG_NS;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/core.h"
+#include "kernels/immediate.h"
 #include "kernels/kern.h"
 #include "tests/sim/client.h"
 #include "tests/sim/fake_copy.h"
@@ -48,6 +49,7 @@ static void rig_kv_discard(struct kern_dev *dev, uint32_t page)
 }
 
 static const struct kern rig_kern = {.name = "rig",
+                                     .failure = kern_fails_never,
                                      .bring = fake_copy_bring,
                                      .is_brought = fake_copy_is_brought,
                                      .discard = fake_copy_discard,

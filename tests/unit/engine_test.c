@@ -85,6 +85,12 @@ static int late_read_step(struct kern_dev *dev, struct kern_token *out, bool is_
 }
 
 /* More with every step that was read. */
+static const char *late_failure(const struct kern_dev *dev)
+{
+    (void)dev;
+    return "a planned failure";
+}
+
 static uint64_t late_saturated_n(const struct kern_dev *dev)
 {
     (void)dev;
@@ -96,6 +102,7 @@ static const struct kern *late_start(uint32_t fail_step)
     late = (struct late){.kern = kern_ref, .fail_step = fail_step};
     late.kern.step_ahead = LATE_STEPS - 1;
     late.kern.saturated_n = late_saturated_n;
+    late.kern.failure = late_failure;
     late.kern.end_step = late_end_step;
     late.kern.read_step = late_read_step;
     return &late.kern;
@@ -134,6 +141,7 @@ static void house_lost(void *arg, const struct err *err)
 {
     struct house *house = arg;
     assert_int_equal(err->code, ERR_DEVICE_FAILURE);
+    assert_string_equal(strstr(err->text, ": "), ": a planned failure");
     ring_flag_raise(&house->is_lost);
 }
 
