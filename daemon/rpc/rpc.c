@@ -1,6 +1,7 @@
 /* gRPC core's server object, its completion queue and the thread that empties it. */
 #include "rpc/rpc.h"
 
+#include <grpc/compression.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
@@ -30,7 +31,8 @@ static grpc_arg rpc_int_arg(const char *key, int value)
     return arg;
 }
 
-/* A client may ping every 5 s even on a silent stream: a long prefill is silent. */
+/* A client may ping every 5 s even on a silent stream: a long prefill is silent. Calls that name a
+ * compression are refused: core bounds a message by what it measures on the wire. */
 static grpc_server *rpc_core_new(void)
 {
     grpc_arg args[] = {
@@ -44,6 +46,8 @@ static grpc_server *rpc_core_new(void)
         rpc_int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, RPC_PING_MIN_MS),
         rpc_int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 10),
         rpc_int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
+        rpc_int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+        rpc_int_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE),
         rpc_int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
     };
     grpc_channel_args list = {ARRAY_N(args), args};

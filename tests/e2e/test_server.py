@@ -334,6 +334,19 @@ class Refusals(ServerCase):
             list(self.client.generate("x" * (17 << 20)))
         self.assertEqual(caught.exception.code(), Code.RESOURCE_EXHAUSTED)
 
+    def test_compressed(self):
+        gzip = grpc.Compression.Gzip
+        for n in (1, 1000, 30 << 20):
+            requests = [pb.GenerateRequest(text="x" * n, stopping={"max_tokens": 1})]
+            calls = [self.client.inference.Generate(requests[0], compression=gzip),
+                     self.client.inference.Session(
+                         (pb.SessionRequest(start=r) for r in requests), compression=gzip)]
+            for call in calls:
+                with self.assertRaises(grpc.RpcError) as caught:
+                    list(call)
+                self.assertEqual(caught.exception.code(), Code.UNIMPLEMENTED)
+        self.assertEqual(self.client.answer("on", stopping={"max_tokens": 2})[0], "on")
+
 
 class Session(ServerCase):
     def setUp(self):
