@@ -11,6 +11,16 @@ void detok_init(struct detok *d, const struct tokenizer *tk, bool skip_special)
     *d = (struct detok){.tk = tk, .skip_special = skip_special};
 }
 
+/* Text without a NUL: it travels in strings that end at one. */
+static void detok_add(const char *text, size_t n, struct buf *out)
+{
+    if (text[0] == '\0') {
+        buf_add_str(out, UTF8_REPLACEMENT);
+    } else {
+        buf_add(out, text, n);
+    }
+}
+
 /* Takes one byte; held never grows beyond a whole character. */
 static void detok_byte(struct detok *d, char byte, struct buf *out)
 {
@@ -22,7 +32,7 @@ static void detok_byte(struct detok *d, char byte, struct buf *out)
             return;
         }
         if (status == UTF8_WHOLE) {
-            buf_add(out, d->held, n);
+            detok_add(d->held, n, out);
         } else {
             buf_add_str(out, UTF8_REPLACEMENT);
         }
@@ -40,7 +50,7 @@ void detok_push(struct detok *d, uint32_t id, struct buf *out)
     }
     for (size_t i = 0; i < n; i++) {
         if (d->held_n == 0 && (unsigned char)bytes[i] < 0x80) {
-            buf_add(out, bytes + i, 1);
+            detok_add(bytes + i, 1, out);
         } else {
             detok_byte(d, bytes[i], out);
         }

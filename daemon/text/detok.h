@@ -1,6 +1,6 @@
 /* Token ids to text as they come. What is appended is always whole UTF-8; bytes that can never
  * become valid turn into U+FFFD, one for each maximal ill-formed part, so that all pieces together
- * are what decoding the whole list at once gives. */
+ * are what decoding the whole list at once gives. A NUL turns into U+FFFD, too. */
 #ifndef TEXT_DETOK_H
 #define TEXT_DETOK_H
 

@@ -90,6 +90,12 @@ class Generate(ServerCase):
             output={"echo": True})
         self.assertEqual(text, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
 
+    def test_nul_is_sent_as_the_replacement_character(self):
+        text, ids, _, _ = self.client.answer(
+            token_ids={"ids": [97, 0, 98]}, stopping={"max_tokens": 6},
+            output={"echo": True, "token_ids": True})
+        self.assertEqual((text, ids), ("a\ufffdb" * 3, [97, 0, 98] * 3))
+
     def test_logprobs(self):
         _, _, _, messages = self.client.answer("abcd", stopping={"max_tokens": 3},
                                                output={"top_logprobs": 2, "prompt_logprobs": 1})

@@ -226,6 +226,26 @@ static void test_detok(void **state)
     tokenizer_close(tk);
 }
 
+/* A string of a message ends at its first NUL, so none may be in the text. */
+static void test_detok_nul(void **state)
+{
+    (void)state;
+    static const unsigned char bytes[] = {'a', 0, 'b', 0xC3, 0, 0};
+    struct tokenizer *tk = open_golden("qwen");
+    struct buf out = {0};
+    struct detok d;
+    detok_init(&d, tk, true);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        detok_push(&d, byte_token(tk, bytes[i]), &out);
+    }
+    detok_finish(&d, &out);
+    assert_int_equal(out.n, strlen(out.data));
+    assert_string_equal(out.data, "a\xEF\xBF\xBD"
+                                  "b\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+    buf_done(&out);
+    tokenizer_close(tk);
+}
+
 /* Feeds `text` in pieces of `step` bytes; returns the match, with everything given out in *out. */
 static int run_stop(const char *const *stops, size_t n, const char *text, size_t step,
                     struct buf *out)
@@ -526,6 +546,7 @@ int main(void)
         cmocka_unit_test(test_nfc_long_run),
         cmocka_unit_test(test_pattern_translation),
         cmocka_unit_test(test_detok),
+        cmocka_unit_test(test_detok_nul),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_stop_holds_back),
         cmocka_unit_test(test_chatml),
