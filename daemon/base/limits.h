@@ -55,6 +55,7 @@
 #define LIMIT_MERGES            (4u << 20)
 #define LIMIT_TEMPLATE_TOKENS   64 /* ids that a post-processor puts on one side */
 #define LIMIT_CHAT_ROLE_BYTES   16
+#define LIMIT_CHAT_MESSAGES     16384
 
 /* Files */
 #define LIMIT_CONFIG_JSON_BYTES    (1u << 20)

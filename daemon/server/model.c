@@ -1,6 +1,4 @@
 /* ModelService: what is resident, and its tokenizer. cq thread. */
-#include <string.h>
-
 #include "graft/v1/model.pb-c.h"
 #include "rpc/codec.h"
 #include "server/request.h"
@@ -11,15 +9,15 @@
     "exactly the messages sent are rendered, then the assistant header: no default system "        \
     "prompt, date, tools or thinking block"
 
-/* STARTING, or a message that could not be decoded. */
-static int model_gate(struct server *server, const void *request, const char *type,
+/* STARTING, DRAINING where it is work, or a message that could not be decoded. */
+static int model_gate(struct server *server, bool is_work, const void *request, const char *type,
                       struct rpc_error *error)
 {
     if (!request) {
         err_set(&error->err, ERR_INVALID_PARAMETER, "the message is not a valid %s", type);
         return ERR_INVALID_PARAMETER;
     }
-    return service_gate(server, false, error);
+    return service_gate(server, is_work, error);
 }
 
 static void model_fill_sampling(const struct sampling *s, Graft__V1__Sampling *out)
@@ -81,7 +79,7 @@ void model_on_get(void *ctx, struct rpc_call *call, const void *data, size_t n)
     arena_init(&arena);
     const Graft__V1__GetModelRequest *request = (const Graft__V1__GetModelRequest *)rpc_unpack(
         &graft__v1__get_model_request__descriptor, data, n, &arena);
-    int rc = model_gate(server, request, "graft.v1.GetModelRequest", &error);
+    int rc = model_gate(server, false, request, "graft.v1.GetModelRequest", &error);
     rc = rc ? rc : request_check_model(&server->model, request->name, &error);
     if (rc) {
         rpc_call_finish(call, NULL, &error);
@@ -102,8 +100,7 @@ static int model_tokenize(const struct server_model *model,
     }
     switch (request->input_case) {
     case GRAFT__V1__TOKENIZE_REQUEST__INPUT_TEXT:
-        return tokenizer_encode(model->tokenizer, request->text, strlen(request->text), add_special,
-                                out, &error->err);
+        return request_encode(model, request->text, add_special, out, error);
     case GRAFT__V1__TOKENIZE_REQUEST__INPUT_CHAT:
         return request_render_chat(model, request->chat, out, error);
     default:
@@ -122,7 +119,7 @@ void model_on_tokenize(void *ctx, struct rpc_call *call, const void *data, size_
     arena_init(&arena);
     const Graft__V1__TokenizeRequest *request = (const Graft__V1__TokenizeRequest *)rpc_unpack(
         &graft__v1__tokenize_request__descriptor, data, n, &arena);
-    int rc = model_gate(server, request, "graft.v1.TokenizeRequest", &error);
+    int rc = model_gate(server, true, request, "graft.v1.TokenizeRequest", &error);
     rc = rc ? rc : model_tokenize(&server->model, request, &tokens, &error);
     response.n_token_ids = tokens.n;
     response.token_ids = tokens.ids;

@@ -127,13 +127,58 @@ static int fill_adapters(const Graft__V1__GenerateRequest *message, struct reque
     return rc;
 }
 
+/* Refuses what is too long whatever its tokens are, before time is spent on them. */
+static int check_text_bytes(const struct server_model *model, const char *field, size_t n,
+                            struct rpc_error *error)
+{
+    if (n <= tokenizer_text_bytes_max(model->tokenizer, model->context_max)) {
+        return 0;
+    }
+    rpc_error_add_meta(error, "maxContextTokens", model->context_max);
+    return request_refuse(error, ERR_CONTEXT_LENGTH_EXCEEDED, field,
+                          "the %s has %zu bytes and so over %u tokens, the context holds %u", field,
+                          n, model->context_max, model->context_max);
+}
+
+static size_t chat_bytes(const Graft__V1__Chat *chat)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < chat->n_messages; i++) {
+        n += strlen(chat->messages[i]->content);
+    }
+    return n;
+}
+
+int request_encode(const struct server_model *model, const char *text, bool add_special,
+                   struct token_vec *out, struct rpc_error *error)
+{
+    size_t n = strlen(text);
+    int rc = check_text_bytes(model, "text", n, error);
+    return rc ? rc : tokenizer_encode(model->tokenizer, text, n, add_special, out, &error->err);
+}
+
+static int check_chat(const struct server_model *model, const Graft__V1__Chat *chat,
+                      struct rpc_error *error)
+{
+    if (chat->n_messages == 0) {
+        return request_refuse(error, ERR_INVALID_PARAMETER, "chat.messages",
+                              "the chat has no message");
+    }
+    if (chat->n_messages > LIMIT_CHAT_MESSAGES) {
+        return request_refuse(error, ERR_INVALID_PARAMETER, "chat.messages",
+                              "the chat has %zu messages, limit is %d", chat->n_messages,
+                              LIMIT_CHAT_MESSAGES);
+    }
+    return check_text_bytes(model, "chat", chat_bytes(chat), error);
+}
+
 int request_render_chat(const struct server_model *model, const Graft__V1__Chat *chat,
                         struct token_vec *out, struct rpc_error *error)
 {
     struct arena arena;
-    if (chat->n_messages == 0) {
-        return request_refuse(error, ERR_INVALID_PARAMETER, "chat.messages",
-                              "the chat has no message");
+    int rc = check_chat(model, chat, error);
+    if (rc) {
+        return rc;
     }
     arena_init(&arena);
     struct chat_message *messages = arena_alloc(&arena, chat->n_messages * sizeof *messages);
@@ -142,7 +187,7 @@ int request_render_chat(const struct server_model *model, const Graft__V1__Chat 
         messages[i].content = chat->messages[i]->content;
         messages[i].content_n = strlen(messages[i].content);
     }
-    int rc = chat_render(model->tokenizer, messages, chat->n_messages, out, &error->err);
+    rc = chat_render(model->tokenizer, messages, chat->n_messages, out, &error->err);
     if (rc == ERR_INVALID_PARAMETER) {
         snprintf(error->field, sizeof error->field, "chat.messages");
     }
@@ -166,46 +211,20 @@ static int fill_token_ids(const struct server_model *model, const Graft__V1__Tok
     return 0;
 }
 
-/* Refuses what is too long whatever its tokens are, before time is spent on them. */
-static int check_text_bytes(const struct server_model *model, const char *field, size_t n,
-                            struct rpc_error *error)
-{
-    if (n <= tokenizer_text_bytes_max(model->tokenizer, model->context_max)) {
-        return 0;
-    }
-    rpc_error_add_meta(error, "maxContextTokens", model->context_max);
-    return request_refuse(error, ERR_CONTEXT_LENGTH_EXCEEDED, field,
-                          "the %s has %zu bytes and so over %u tokens, the context holds %u", field,
-                          n, model->context_max, model->context_max);
-}
-
-static size_t chat_bytes(const Graft__V1__Chat *chat)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < chat->n_messages; i++) {
-        n += strlen(chat->messages[i]->content);
-    }
-    return n;
-}
-
 static int fill_prompt(const struct server_model *model, const Graft__V1__GenerateRequest *message,
                        struct lane *lane, struct rpc_error *error)
 {
     int rc;
     switch (message->input_case) {
     case GRAFT__V1__GENERATE_REQUEST__INPUT_TEXT:
-        rc = check_text_bytes(model, "text", strlen(message->text), error);
-        rc = rc ? rc
-                : tokenizer_encode(model->tokenizer, message->text, strlen(message->text), true,
-                                   &lane->tokens, &error->err);
+        rc = request_encode(model, message->text, true, &lane->tokens, error);
         lane->echo_text = message->text;
         if (rc == 0 && message->text[0] == '\0') {
             rc = request_refuse(error, ERR_INVALID_PARAMETER, "text", "the prompt is empty");
         }
         break;
     case GRAFT__V1__GENERATE_REQUEST__INPUT_CHAT:
-        rc = check_text_bytes(model, "chat", chat_bytes(message->chat), error);
-        rc = rc ? rc : request_render_chat(model, message->chat, &lane->tokens, error);
+        rc = request_render_chat(model, message->chat, &lane->tokens, error);
         break;
     case GRAFT__V1__GENERATE_REQUEST__INPUT_TOKEN_IDS:
         rc = fill_token_ids(model, message->token_ids, lane, error);

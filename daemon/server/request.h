@@ -17,7 +17,9 @@ int request_fill(const struct server_model *model, const struct Graft__V1__Gener
 int request_check_model(const struct server_model *model, const char *name,
                         struct rpc_error *error);
 
-/* Token ids of chat messages. */
+/* Token ids of a text, and of chat messages. What the context cannot hold is refused unread. */
+int request_encode(const struct server_model *model, const char *text, bool add_special,
+                   struct token_vec *out, struct rpc_error *error);
 int request_render_chat(const struct server_model *model, const struct Graft__V1__Chat *chat,
                         struct token_vec *out, struct rpc_error *error);
 

@@ -353,6 +353,12 @@ class Refusals(ServerCase):
                 self.assertEqual(caught.exception.code(), Code.UNIMPLEMENTED)
         self.assertEqual(self.client.answer("on", stopping={"max_tokens": 2})[0], "on")
 
+    def test_long_chat(self):
+        for n, words in ((16385, "16385 messages, limit is 16384"), (16384, "")):
+            chat = {"messages": [{"role": "user", "content": "a"}] * n}
+            self.bad("chat.messages" if words else "stopping.max_tokens", words, text=None,
+                     chat=chat, stopping={"max_tokens": 0})
+
 
 class Session(ServerCase):
     def setUp(self):
@@ -556,6 +562,21 @@ class Model(ServerCase):
         self.refused(Code.INVALID_ARGUMENT, "INVALID_PARAMETER",
                      lambda: self.client.models.Tokenize(model_pb.TokenizeRequest()))
 
+    def test_tokenize_too_much(self):
+        # A token has at most 12 bytes, the context 100000 tokens.
+        long_text = "x" * 1200001
+        long_chat = {"messages": [{"role": "user", "content": long_text}]}
+        for fields in ({"text": long_text}, {"chat": long_chat}):
+            error = self.refused(
+                Code.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED",
+                lambda f=fields: self.client.models.Tokenize(model_pb.TokenizeRequest(**f)))
+            self.assertIn("1200001 bytes", error.details())
+        error = self.refused(
+            Code.INVALID_ARGUMENT, "INVALID_PARAMETER",
+            lambda: self.client.models.Tokenize(model_pb.TokenizeRequest(
+                chat={"messages": [{"role": "user", "content": "a"}] * 16385})))
+        self.assertIn("16385 messages, limit is 16384", error.details())
+
 
 class Standard(ServerCase):
     options = {"tcp": True}
@@ -737,6 +758,10 @@ class StartAndStop(unittest.TestCase):
                 list(other.generate("x"))
             self.assertEqual(reason(caught.exception), "DRAINING")
             self.assertIn("RetryInfo", details(caught.exception))
+            with self.assertRaises(grpc.RpcError) as caught:
+                other.models.Tokenize(model_pb.TokenizeRequest(text="x"))
+            self.assertEqual(reason(caught.exception), "DRAINING")
+            self.assertEqual(other.models.GetModel(model_pb.GetModelRequest()).name, "echo")
             messages = list(call)
             self.assertEqual(messages[-1].usage.completion_tokens, 600)
             held.cancel()
