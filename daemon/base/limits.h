@@ -71,6 +71,7 @@
 #define LIMIT_LIVE_BYTES       (1ull << 30) /* of messages and prompts that live requests hold */
 #define LIMIT_SESSION_LANES    1024         /* unfinished requests of one Session */
 #define LIMIT_SESSION_REFUSALS 1024         /* that its client has not read */
+#define LIMIT_REFUSALS         8192         /* the same, of all sessions */
 #define LIMIT_ABORT_IDS        1024
 #define LIMIT_ADDRESSES        8 /* --listen */
 #define LIMIT_PARK_NS                                                                              \
@@ -87,6 +88,8 @@ static_assert(LIMIT_STEP_ROWS >= LIMIT_SEQUENCES + LIMIT_PROMPT_CUT,
 static_assert((LIMIT_LIVE & (LIMIT_LIVE - 1)) == 0, "rings are sized by it");
 static_assert(LIMIT_LIVE >= LIMIT_QUEUE + LIMIT_SEQUENCES,
               "the engine's queue is what fills up, not the server's table");
+static_assert(LIMIT_REFUSALS + LIMIT_SESSION_LANES <= 2 * LIMIT_LIVE,
+              "what egress gives back to cq fits its ring");
 static_assert(LIMIT_VERSIONS >= 2 * LIMIT_ADAPTERS, "every name may have a retiring version");
 
 #endif

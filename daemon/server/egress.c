@@ -228,8 +228,7 @@ static void egress_session(struct server *server, const struct egress_msg *msg)
         stream->is_half_closed = true;
         stream->expected_n = msg->n;
     } else if (msg->type == EGRESS_BROKEN) {
-        stream->is_broken = true;
-        stream->broken_code = (int)msg->n;
+        stream->broken = (enum session_break)msg->n;
     }
     stream_flush(server, stream);
 }

@@ -126,10 +126,13 @@ void stream_cancel_lanes(struct server *server, struct stream *stream)
     }
 }
 
-static void session_break(struct server *server, struct stream *stream, int code)
+static void session_break(struct server *server, struct stream *stream, enum session_break why)
 {
     service_reap(server);
-    if (code == ERR_QUEUE_FULL) {
+    if (why == SESSION_REFUSALS_OF_ALL) {
+        log_msg(LOG_WARN, "ended a session: %u requests of all were refused and not read yet",
+                server->live.rejected_n);
+    } else if (why == SESSION_REFUSALS) {
         log_msg(LOG_WARN, "ended a session: %u of its requests were refused and not read yet",
                 stream->rejected_n);
     } else {
@@ -139,20 +142,22 @@ static void session_break(struct server *server, struct stream *stream, int code
     rpc_call_ref(stream->user.call);
     service_to_egress(
         server,
-        (struct egress_msg){.type = EGRESS_BROKEN, .n = (uint32_t)code, .call = stream->user.call});
+        (struct egress_msg){.type = EGRESS_BROKEN, .n = (uint32_t)why, .call = stream->user.call});
 }
 
-/* A client that is refused and does not read must not fill the memory: its session ends. */
+/* A client that is refused and does not read must not fill the memory: its session ends. Refusals
+ * are counted apart from what is live, so that they take no room from anybody's requests. */
 static void session_reject(struct server *server, struct lane *lane)
 {
     struct stream *stream = lane->stream;
-    if (stream->rejected_n >= LIMIT_SESSION_REFUSALS || server->live.n >= LIMIT_LIVE) {
-        session_break(server, stream, ERR_QUEUE_FULL);
+    bool is_too_many = stream->rejected_n >= LIMIT_SESSION_REFUSALS;
+    if (is_too_many || server->live.rejected_n >= LIMIT_REFUSALS) {
+        session_break(server, stream, is_too_many ? SESSION_REFUSALS : SESSION_REFUSALS_OF_ALL);
         lane_free(lane);
         return;
     }
     stream->rejected_n++;
-    server->live.n++;
+    server->live.rejected_n++;
     lane_shrink(lane);
     service_to_egress(server, (struct egress_msg){.type = EGRESS_REJECTED, .lane = lane});
 }
@@ -192,7 +197,7 @@ void session_on_message(void *ctx, struct rpc_call *call, const void *data, size
             lane_cancel(server, target);
         }
     } else {
-        session_break(server, stream, ERR_INVALID_PARAMETER);
+        session_break(server, stream, SESSION_MALFORMED);
     }
     lane_free(lane);
 }

@@ -22,6 +22,14 @@ struct call_user {
     struct rpc_call *call;
 };
 
+/* Why a session ends before its client has ended it. */
+enum session_break {
+    SESSION_WHOLE,
+    SESSION_MALFORMED,       /* a message could not be decoded */
+    SESSION_REFUSALS,        /* its client does not read that its requests were refused */
+    SESSION_REFUSALS_OF_ALL, /* one more refusal, and the server holds too many */
+};
+
 struct stream {
     struct call_user user;
     bool is_session;
@@ -38,14 +46,13 @@ struct stream {
     struct lane *open; /* lanes it has heard of and not sent the end of */
     uint32_t ended_n;  /* lanes whose end was sent or dropped */
     uint32_t expected_n;
-    bool is_half_closed; /* expected_n is known */
-    bool is_known;       /* counted in egress.stream_n, in its list */
-    bool is_over;        /* finished or dropped: nothing is sent any more */
-    bool is_broken;      /* no lane can begin or end any more; broken_code says why */
-    bool is_dirty;       /* in egress.dirty */
-    bool is_urgent;      /* flush without waiting for the end of the step */
-    bool is_parked;      /* some lane was parked */
-    int broken_code;
+    bool is_half_closed;       /* expected_n is known */
+    bool is_known;             /* counted in egress.stream_n, in its list */
+    bool is_over;              /* finished or dropped: nothing is sent any more */
+    bool is_dirty;             /* in egress.dirty */
+    bool is_urgent;            /* flush without waiting for the end of the step */
+    bool is_parked;            /* some lane was parked */
+    enum session_break broken; /* unless WHOLE, no lane can begin or end any more */
     uint64_t step;
     struct stream *next_dirty;
     struct stream *prev, *next; /* all known ones */

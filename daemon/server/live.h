@@ -9,9 +9,10 @@
 
 struct live {
     struct lane *by_id[LIVE_BUCKETS];
-    uint32_t n;       /* lanes, refused ones of sessions, and adapter operations */
-    uint64_t bytes;   /* that lanes hold until they are freed */
-    uint64_t key_end; /* last key given out */
+    uint32_t n;          /* lanes and adapter operations */
+    uint32_t rejected_n; /* refused lanes of sessions that egress still has */
+    uint64_t bytes;      /* that lanes hold until they are freed */
+    uint64_t key_end;    /* last key given out */
 };
 
 /* NULL when no live request has the id. */

@@ -9,7 +9,9 @@
 #include "base/mem.h"
 #include "server/server_int.h"
 
-/* Per live thing an id and a memory, twice: new ones may come before old ones' memory is back. */
+/* cq empties it before it takes on anything new. Until then come, at most, an id and a memory of
+ * everything live, a memory of every refusal, and memories of one session's lanes whose ids were
+ * taken back before. */
 #define RING_RETURNED_N  (4 * LIMIT_LIVE)
 #define RING_FROM_CQ_N   (2 * LIMIT_LIVE)
 #define RING_FROM_LOOP_N 16

@@ -15,7 +15,7 @@ enum egress_msg_type {
     EGRESS_CLOSED,      /* call: cancelled by the client */
     EGRESS_SESSION,     /* call: a session has begun */
     EGRESS_HALF_CLOSED, /* call, n: the client begins no more lanes, n were begun */
-    EGRESS_BROKEN,      /* call, n: the session ends with this error code */
+    EGRESS_BROKEN,      /* call, n: the session ends for this enum session_break */
     EGRESS_REJECTED,    /* lane: it never reached the engine; its error says why */
     EGRESS_WATCH,       /* call: a health watch */
     EGRESS_HEALTH,      /* the daemon's state changed */

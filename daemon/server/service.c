@@ -77,7 +77,7 @@ void service_reap(struct server *server)
             lane_free(back.lane);
             break;
         case RETURNED_REJECTED:
-            server->live.n--;
+            server->live.rejected_n--;
             back.lane->stream->rejected_n--;
             lane_free(back.lane);
             break;

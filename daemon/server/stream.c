@@ -98,7 +98,7 @@ static void push_returned(struct server *server, enum returned_type type, struct
 {
     struct returned back = {type, lane};
     bool is_room = ring_push(&server->returned, &back);
-    ASSERT(is_room); /* sized for every live thing, twice */
+    ASSERT(is_room); /* RING_RETURNED_N */
 }
 
 void lane_return_id(struct server *server, struct lane *lane)
@@ -240,11 +240,15 @@ static void session_finish(struct server *server, struct stream *stream)
 {
     struct rpc_error error = {0};
     bool is_complete = stream->is_half_closed && stream->ended_n == stream->expected_n;
-    if (stream->is_broken && stream->broken_code == ERR_QUEUE_FULL) {
+    if (stream->broken == SESSION_REFUSALS_OF_ALL) {
+        err_set(&error.err, ERR_QUEUE_FULL,
+                "the server holds %d refusals that sessions have not read, limit is %d",
+                LIMIT_REFUSALS, LIMIT_REFUSALS);
+    } else if (stream->broken == SESSION_REFUSALS) {
         err_set(&error.err, ERR_QUEUE_FULL,
                 "the session was refused more requests than it has read answers, limit is %d",
                 LIMIT_SESSION_REFUSALS);
-    } else if (stream->is_broken) {
+    } else if (stream->broken == SESSION_MALFORMED) {
         err_set(&error.err, ERR_INVALID_PARAMETER,
                 "a message of the session is not a valid graft.v1.SessionRequest");
     } else if (!is_complete) {
@@ -256,7 +260,7 @@ static void session_finish(struct server *server, struct stream *stream)
 
 static bool session_is_done(struct server *server, const struct stream *stream)
 {
-    if (stream->is_broken) {
+    if (stream->broken != SESSION_WHOLE) {
         return true;
     }
     bool is_draining = ring_flag_is_raised(&server->is_draining);

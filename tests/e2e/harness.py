@@ -100,12 +100,12 @@ class Process:
         with open(self.log_path, encoding="utf-8", errors="replace") as f:
             return f.read()
 
-    def wait_log(self, text):
+    def wait_log(self, text, count=1):
         end = time.monotonic() + PATIENCE
         while True:
             has_ended = self.process.poll() is not None  # before the look at what it wrote
             log = self.log()
-            if text in log:
+            if log.count(text) >= count:
                 return self
             if has_ended or time.monotonic() > end:
                 raise AssertionError(f"{text!r} is not in the log:\n{log[-4000:]}")

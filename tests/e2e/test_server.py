@@ -440,9 +440,10 @@ class Session(ServerCase):
         self.requests.put(None)
         self.assertEqual(list(self.call), [])
 
-    def test_refusals_that_nobody_reads(self):
+    def unread_refusals(self, server):
+        """A session that was refused many requests and reads no answer."""
         # The client's window must not grow with what it was sent: nobody reads.
-        client = Client(self.server.address, ("grpc.http2.bdp_probe", 0))
+        client = Client(server.address, ("grpc.http2.bdp_probe", 0))
         self.addCleanup(client.channel.close)
         all_sent = threading.Event()
 
@@ -453,6 +454,10 @@ class Session(ServerCase):
 
         call = client.inference.Session(starts())
         self.assertTrue(all_sent.wait(PATIENCE))
+        return call
+
+    def test_refusals_that_nobody_reads(self):
+        call = self.unread_refusals(self.server)
         # What was sent may still wait in buffers, and reading makes room for more refusals.
         self.server.wait_log("refused and not read")
         with self.assertRaises(grpc.RpcError) as caught:
@@ -461,6 +466,70 @@ class Session(ServerCase):
         self.assertIn("limit is 1024", caught.exception.details())
         self.requests.put(None)
         self.assertEqual(self.client.answer("ab", stopping={"max_tokens": 2})[0], "ab")
+
+    def test_refusals_that_nobody_reads_take_no_room_from_requests(self):
+        server = Server(drain_ms=500).ready()
+        calls = []
+        for n in range(1, 9):
+            calls.append(self.unread_refusals(server))
+            server.wait_log("ended a session: 1024 of its requests were refused", count=n)
+        with Client(server.address) as client:
+            self.assertEqual(client.answer("on", stopping={"max_tokens": 2})[0], "on")
+            request = pb.SessionRequest(start=pb.GenerateRequest(text=""))
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(client.inference.Session(iter([request])))
+            self.assertEqual(caught.exception.details(), "the server holds 8192 refusals that "
+                             "sessions have not read, limit is 8192")
+            calls[0].cancel()
+            end = time.monotonic() + PATIENCE
+            codes = []
+            while not codes and time.monotonic() < end:  # until the refusals have gone with it
+                try:
+                    codes = [i.error.code for m in client.inference.Session(iter([request]))
+                             for i in m.items]
+                except grpc.RpcError as error:
+                    self.assertEqual(error.code(), Code.RESOURCE_EXHAUSTED)
+            self.assertEqual(codes, [Code.INVALID_ARGUMENT.value[0]])
+        server.stop()
+
+    def test_full_server_refuses_a_lane_not_its_session(self):
+        server = Server(step_us=20000, active=10000).ready()
+        silent = pb.GenerateRequest(text="x", output={"text": False})
+
+        def fill(client):
+            """1024 lanes that are running."""
+            requests = queue.Queue()
+            call = client.inference.Session(iter(requests.get, None))
+            for i in range(1024):
+                requests.put(pb.SessionRequest(stream_id=i, start=silent))
+            started = 0
+            while started < 1024:
+                for item in next(call).items:
+                    if item.HasField("error"):  # a full inbox
+                        requests.put(pb.SessionRequest(stream_id=item.stream_id, start=silent))
+                    started += item.response.HasField("started")
+            return requests, call
+
+        with Client(server.address) as crowd, Client(server.address) as client:
+            full = [fill(crowd) for _ in range(8)]
+            requests = queue.Queue()
+            call = client.inference.Session(iter(requests.get, None))
+            one = pb.SessionRequest(start=pb.GenerateRequest(text="on", stopping={"max_tokens": 2}))
+            requests.put(one)
+            (item,) = next(call).items
+            self.assertEqual(item.error.message, "the server holds 8192 requests, limit is 8192")
+            for lanes, _ in full:
+                lanes.put(pb.SessionRequest(stream_id=0, cancel={}))
+            for _, lanes in full:
+                while not any(i.response.HasField("finish") for i in next(lanes).items):
+                    pass
+            requests.put(one)
+            requests.put(None)
+            items = [i for m in call for i in m.items]
+            self.assertEqual("".join(i.response.text for i in items), "on")
+            for lanes, _ in full:
+                lanes.put(None)
+        server.kill()  # its requests would not end for long
 
     def test_empty_session(self):
         self.requests.put(None)
