@@ -1,4 +1,5 @@
 /* Any message as JSON, by walking its protobuf-c descriptor. */
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +21,12 @@ static json_t *ctl_json_real(double value)
     return json_real(value);
 }
 
+/* Many readers of JSON have no whole numbers of 64 bits: strings again. */
+static json_t *ctl_json_integer(uint64_t value, bool is_signed)
+{
+    return is_signed ? json_sprintf("%" PRId64, (int64_t)value) : json_sprintf("%" PRIu64, value);
+}
+
 static json_t *ctl_json_value(const ProtobufCFieldDescriptor *f, const void *at)
 {
     const ProtobufCEnumValue *word;
@@ -33,10 +40,11 @@ static json_t *ctl_json_value(const ProtobufCFieldDescriptor *f, const void *at)
         return json_integer(*(const int32_t *)at);
     case PROTOBUF_C_TYPE_UINT64:
     case PROTOBUF_C_TYPE_FIXED64:
+        return ctl_json_integer(*(const uint64_t *)at, false);
     case PROTOBUF_C_TYPE_INT64:
     case PROTOBUF_C_TYPE_SINT64:
     case PROTOBUF_C_TYPE_SFIXED64:
-        return json_integer((json_int_t) * (const int64_t *)at);
+        return ctl_json_integer(*(const uint64_t *)at, true);
     case PROTOBUF_C_TYPE_FLOAT:
         return ctl_json_real((double)*(const float *)at);
     case PROTOBUF_C_TYPE_DOUBLE:

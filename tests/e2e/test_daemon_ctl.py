@@ -36,11 +36,17 @@ class Graftctl(DaemonCase):
         self.assertEqual("".join(m["text"] for m in messages), tasks.answer(LINES[0], "slug"))
         self.assertGreaterEqual(len(messages), 2)
         started = messages[0]["started"]
-        self.assertEqual((started["request_id"], started["seed"]), ("mine", 7))
+        self.assertEqual((started["request_id"], started["seed"]), ("mine", "7"))
         self.assertEqual(started["adapters"][0]["name"], "slug")
         ids = [i for m in messages for i in m.get("token_ids", [])]
         self.assertEqual(len(ids), messages[-1]["usage"]["completion_tokens"])
         self.assertEqual(messages[-1]["finish"]["reason"], "FINISH_REASON_EOS")
+
+    def test_json_of_64_bits(self):
+        for seed in (2**53 + 1, 2**64 - 1):
+            messages = self.run_json("generate", "--max-tokens", "1", "--seed", str(seed), "x")
+            self.assertEqual(messages[0]["started"]["seed"], str(seed))
+            self.assertGreater(int(messages[-1]["timing"]["first_token_ns"]), 0)
 
     def test_adapters(self):
         self.assertTrue(self.run_ctl("adapters", "load", "roman").startswith("loaded\n"))
@@ -54,7 +60,7 @@ class Graftctl(DaemonCase):
         (answer,) = self.run_json("adapters", "list")
         self.assertEqual(len(answer["adapters"]), 11)
         (answer,) = self.run_json("adapters", "get", "roman")
-        self.assertEqual((answer["state"], answer["loads"]), ("ADAPTER_STATE_REGISTERED", 1))
+        self.assertEqual((answer["state"], answer["loads"]), ("ADAPTER_STATE_REGISTERED", "1"))
 
     def test_model_tokenize_health(self):
         text = self.run_ctl("model")
