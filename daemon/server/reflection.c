@@ -4,6 +4,7 @@
  * exist in proto3 files, so questions about them answer UNIMPLEMENTED inside the stream. */
 #include "server/reflection.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -13,7 +14,9 @@
 #include "rpc/codec.h"
 
 #define REFLECTION_QUEUE_MAX     64
+#define REFLECTION_BYTES_MAX     4096 /* of a question: names are shorter */
 #define REFLECTION_NOT_FOUND     5
+#define REFLECTION_EXHAUSTED     8
 #define REFLECTION_UNIMPLEMENTED 12
 
 typedef Grpc__Reflection__V1__ServerReflectionRequest reflection_request;
@@ -24,7 +27,8 @@ typedef Google__Protobuf__FileDescriptorProto reflection_file;
 struct reflection_item {
     struct reflection_item *next;
     struct arena arena;
-    const reflection_request *request;
+    const reflection_request *request; /* NULL: it was too long */
+    size_t bytes;
 };
 
 struct reflection_call {
@@ -268,12 +272,24 @@ static void reflection_answer(const reflection_request *request, struct arena *a
     }
 }
 
+static void reflection_answer_long(size_t bytes, struct arena *arena, reflection_response *response)
+{
+    char text[96];
+    snprintf(text, sizeof text, "the question has %zu bytes, limit is %d", bytes,
+             REFLECTION_BYTES_MAX);
+    answer_error(REFLECTION_EXHAUSTED, text, arena, response);
+}
+
 static void reflection_send(struct reflection_call *state)
 {
     reflection_response response = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
     struct arena arena;
     arena_init(&arena);
-    reflection_answer(state->first->request, &arena, &response);
+    if (state->first->request) {
+        reflection_answer(state->first->request, &arena, &response);
+    } else {
+        reflection_answer_long(state->first->bytes, &arena, &response);
+    }
     rpc_call_send(state->user.call, &response.base);
     arena_done(&arena);
     reflection_pop(state);
@@ -302,9 +318,13 @@ void reflection_on_message(void *ctx, struct rpc_call *call, const void *data, s
     }
     struct reflection_item *item = mem_zalloc(sizeof *item);
     arena_init(&item->arena);
-    item->request = (const reflection_request *)rpc_unpack(
-        &grpc__reflection__v1__server_reflection_request__descriptor, data, n, &item->arena);
-    if (!item->request || state->item_n >= REFLECTION_QUEUE_MAX) {
+    item->bytes = n;
+    if (n <= REFLECTION_BYTES_MAX) {
+        item->request = (const reflection_request *)rpc_unpack(
+            &grpc__reflection__v1__server_reflection_request__descriptor, data, n, &item->arena);
+    }
+    bool is_sound = item->request || n > REFLECTION_BYTES_MAX;
+    if (!is_sound || state->item_n >= REFLECTION_QUEUE_MAX) {
         arena_done(&item->arena);
         mem_free(item);
         state->is_over = true;

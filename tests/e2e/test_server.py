@@ -704,6 +704,16 @@ class Standard(ServerCase):
             codes = [a.error_response.error_code for a in answers[4:]]
             self.assertEqual(codes, [5, 5, 12, 12])
 
+    def test_reflection_of_a_long_question(self):
+        request = reflection_pb2.ServerReflectionRequest
+        answers = self.ask("v1", [request(file_by_filename="n" * 4090),
+                                  request(file_by_filename="n" * 5000),
+                                  request(list_services="")])
+        self.assertEqual([a.error_response.error_code for a in answers[:2]], [5, 8])
+        self.assertEqual(answers[1].error_response.error_message,
+                         "the question has 5003 bytes, limit is 4096")
+        self.assertEqual(len(answers[2].list_services_response.service), 6)
+
     def test_stub_packages_reflection(self):
         self.assertTrue(reflection_pb2_grpc.ServerReflectionStub(self.client.channel))
 
