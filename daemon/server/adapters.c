@@ -197,15 +197,20 @@ void adapter_answer(struct server *server, struct adapter_op *op)
     struct returned back = {.type = RETURNED_OP};
     THREAD_ASSERT(THREAD_EGRESS);
     bool is_room = ring_push(&server->returned, &back);
-    ASSERT(is_room); /* sized for every live thing */
+    ASSERT(is_room); /* RING_RETURNED_N */
+    rpc_call_ref(call);
     if (op->err.code) {
         struct rpc_error error = {.err = op->err};
         snprintf(error.resource, sizeof error.resource, "%s", op->name);
         rpc_call_finish(call, NULL, &error);
-        return;
+    } else {
+        struct arena arena;
+        arena_init(&arena);
+        adapter_send(call, op, &arena);
+        arena_done(&arena);
     }
-    struct arena arena;
-    arena_init(&arena);
-    adapter_send(call, op, &arena);
-    arena_done(&arena);
+    /* The answer is packed; the call may wait long for its client. */
+    mem_free(asked->records);
+    asked->records = NULL;
+    rpc_call_unref(call);
 }

@@ -602,6 +602,40 @@ class Adapters(ServerCase):
                          lambda n=name: stub.LoadAdapter(adapter_pb.LoadAdapterRequest(name=n)))
 
 
+    def test_answers_that_nobody_takes(self):
+        # A client whose window is 0 holds its calls, not the room of their answers.
+        def size():
+            with open(f"/proc/{self.server.process.pid}/status", encoding="ascii") as f:
+                return next(int(x.split()[1]) << 10 for x in f if x.startswith("VmSize"))
+
+        def frame(kind, flags, stream, payload):
+            return (len(payload).to_bytes(3, "big") + bytes([kind, flags])
+                    + stream.to_bytes(4, "big") + payload)
+
+        def field(name, value):  # HPACK: a literal, new name
+            return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+        head = b"".join(field(*pair) for pair in (
+            (b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"),
+            (b":path", b"/graft.v1.AdapterService/ListAdapters"), (b"te", b"trailers"),
+            (b"content-type", b"application/grpc")))
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(PATIENCE)
+            s.connect(self.server.path)
+            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                      + frame(4, 0, 0, b"\0\4\0\0\0\0"))  # initial window 0
+            before, data = size(), b""
+            for i in range(300):
+                s.sendall(frame(1, 4, 2 * i + 1, head) + frame(0, 1, 2 * i + 1, bytes(5)))
+                kind = None
+                while kind != 1:  # HEADERS come, for they need no window
+                    while len(data) < 9 or len(data) < 9 + int.from_bytes(data[:3], "big"):
+                        data += s.recv(65536)
+                    kind = data[3]
+                    data = data[9 + int.from_bytes(data[:3], "big"):]
+            self.assertLess(size() - before, 600 << 20)
+
+
 class Model(ServerCase):
     def test_get(self):
         model = self.client.models.GetModel(model_pb.GetModelRequest())
