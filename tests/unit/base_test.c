@@ -280,6 +280,70 @@ static void test_buf_grows(void **state)
     buf_done(&buf);
 }
 
+/* What log_msg (event NULL) or log_fields writes; true when it is one line. */
+static bool logged(const char *event, const struct log_field *fields, size_t field_n, char *line,
+                   size_t line_bytes)
+{
+    char path[] = "/tmp/graft_log_XXXXXX";
+    int fd = mkstemp(path);
+    int stderr_fd = dup(STDERR_FILENO);
+    assert_int_equal(dup2(fd, STDERR_FILENO), STDERR_FILENO);
+    if (event) {
+        log_fields(LOG_ERROR, event, fields, field_n);
+    } else {
+        log_msg(LOG_ERROR, "%s", fields[0].str);
+    }
+    dup2(stderr_fd, STDERR_FILENO);
+    ssize_t n = pread(fd, line, line_bytes - 1, 0);
+    close(stderr_fd);
+    close(fd);
+    unlink(path);
+    assert_true(n > 0);
+    line[n] = '\0';
+    return strchr(line, '\n') == line + n - 1;
+}
+
+/* Strings of every length up to over a line, of bytes that are cut in different ways. */
+static void test_log_json_is_cut_to_json(void **state)
+{
+    (void)state;
+    static const char *const units[] = {"x", "\"", "\n", "\xE2\x82\xAC"};
+    char text[4096];
+    char line[4096];
+    log_init(LOG_INFO, LOG_JSON);
+    for (size_t u = 0; u < ARRAY_N(units); u++) {
+        size_t unit_n = strlen(units[u]);
+        for (size_t n = 1600; n < 2200; n++) {
+            struct log_field fields[] = {LOG_F_STR("t", text), LOG_F_INT("i", 12345),
+                                         LOG_F_STR("s", "end")};
+            struct err err = {0};
+            json_t *v;
+            memset(text, 'y', n % unit_n);
+            for (size_t i = n % unit_n; i < n; i += unit_n) {
+                memcpy(text + i, units[u], unit_n);
+            }
+            text[n] = '\0';
+            for (int k = 0; k < 2; k++) {
+                assert_true(logged(k ? "event" : NULL, fields, 3, line, sizeof line));
+                if (json_parse("line", line, strlen(line), &v, &err)) {
+                    fail_msg("%zu bytes: %s: %s", n, err.text, line);
+                }
+                json_decref(v);
+            }
+        }
+    }
+    log_init(LOG_INFO, LOG_TEXT);
+}
+
+static void test_log_text_is_one_line(void **state)
+{
+    (void)state;
+    char line[4096];
+    const struct log_field field = LOG_F_STR("t", "a\nb\033[1m \"\\");
+    assert_true(logged(NULL, &field, 1, line, sizeof line));
+    assert_non_null(strstr(line, "error graftd a\\u000ab\\u001b[1m \"\\\n"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -296,6 +360,8 @@ int main(void)
         cmocka_unit_test(test_sha256_of_abc),
         cmocka_unit_test(test_pages_are_aligned_and_zero),
         cmocka_unit_test(test_buf_grows),
+        cmocka_unit_test(test_log_json_is_cut_to_json),
+        cmocka_unit_test(test_log_text_is_one_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
