@@ -601,7 +601,6 @@ class Adapters(ServerCase):
             self.refused(Code.INVALID_ARGUMENT, "INVALID_PARAMETER",
                          lambda n=name: stub.LoadAdapter(adapter_pb.LoadAdapterRequest(name=n)))
 
-
     def test_answers_that_nobody_takes(self):
         # A client whose window is 0 holds its calls, not the room of their answers.
         def size():
