@@ -81,7 +81,7 @@ int peft_read_names(const json_t *root, const char *key, const json_t **out, str
     return 0;
 }
 
-bool peft_name_matches(const char *module, const char *name)
+static bool peft_name_matches(const char *module, const char *name)
 {
     size_t module_n = strlen(module);
     size_t name_n = strlen(name);

@@ -40,7 +40,6 @@ int peft_read_names(const json_t *root, const char *key, const json_t **out, str
 /* The name of the list that the module goes by, or NULL. PEFT's rule for lists: the whole path, or
  * its last words behind a dot. */
 const char *peft_find_name(const json_t *names, const char *module);
-bool peft_name_matches(const char *module, const char *name);
 
 /* The same for a site of the model, whose module may go by another path in an outer model. */
 const char *peft_find_site(const json_t *names, const struct model_desc *desc, uint32_t site);

@@ -99,8 +99,8 @@ struct kern {
     int (*open)(const struct kern_open *args, struct kern_dev **out, struct err *err);
     void (*close)(struct kern_dev *dev);
     const char *(*isa_name)(const struct kern_dev *dev); /* what runs: "avx512", "ref" */
-    const char *(*failure)(
-        const struct kern_dev *dev); /* why its steps fail; "" while they don't */
+    /* Why steps fail; "" while they do not. Any thread; the text stays. */
+    const char *(*failure)(const struct kern_dev *dev);
     int (*reserve)(struct kern_dev *dev, size_t bytes, void **out_dev, struct err *err);
     void (*put)(struct kern_dev *dev, void *to_dev, const void *from, size_t bytes);
     void (*get)(struct kern_dev *dev, void *to, const void *from_dev, size_t bytes);

@@ -150,7 +150,8 @@ class Server(Process):
         write_byte_model(folder)
         addresses = [f"unix:{folder}/s.sock"] + (["tcp://127.0.0.1:0"] if tcp else [])
         super().__init__(folder, [program("GRAFT_ECHO_SERVER"), folder, str(step_us),
-                                  "1" if waits else "0", str(drain_ms), str(active), *addresses], files)
+                                  "1" if waits else "0", str(drain_ms), str(active), *addresses],
+                         files)
 
     def go_on(self):
         """Lets a server that waits become ready."""
