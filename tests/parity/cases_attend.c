@@ -27,12 +27,11 @@ enum attend_layout {
     LAYOUT_MIXED,
     LAYOUT_RECOMPUTE,
     LAYOUT_N,
-    LAYOUT_CROWD = LAYOUT_N /* generated rows that fill a pass, all of one adapter */
+    LAYOUT_PASS = LAYOUT_N, /* generated rows that fill a pass, all of the same adapters */
+    LAYOUT_END
 };
 
-static const char *const attend_layouts[] = {"decode", "prompts", "mixed", "recompute", "crowd"};
-
-#define ATTEND_CROWD 32
+static const char *const attend_layouts[] = {"decode", "prompts", "mixed", "recompute", "pass"};
 
 struct attend_args {
     uint32_t dim;
@@ -43,8 +42,9 @@ struct attend_args {
     bool has_gate;
     bool has_norm;
     bool has_bias;
-    bool has_scales; /* heads: two of three sequences scale k and v */
-    uint32_t rank;   /* heads: of the same sequences' low-rank effects on q, k and v */
+    bool has_scales;    /* heads: two of three sequences scale k and v */
+    uint32_t rank;      /* heads: of the same sequences' low-rank effects on q, k and v */
+    uint32_t adapter_n; /* with ranks: versions that they have, all alike */
     uint32_t rotary_n;
 };
 
@@ -70,7 +70,7 @@ enum {
 
 static void attend_world(struct parity_case *c, enum attend_layout layout)
 {
-    static const uint32_t shapes[LAYOUT_N][9][3] = {
+    static const uint32_t shapes[LAYOUT_END][9][3] = {
         /* start, rows, prompt */
         [LAYOUT_DECODE] = {{0, 1, 0},
                            {1, 1, 0},
@@ -84,11 +84,9 @@ static void attend_world(struct parity_case *c, enum attend_layout layout)
         [LAYOUT_PROMPTS] = {{0, 100, 1}, {64, 70, 1}, {0, 5, 1}, {128, 64, 1}},
         [LAYOUT_MIXED] = {{0, 64, 1}, {255, 1, 0}, {10, 1, 0}, {128, 33, 1}, {64, 1, 0}, {0, 1, 1}},
         [LAYOUT_RECOMPUTE] = {{60, 9, 0}, {0, 150, 1}, {3, 2, 0}},
+        [LAYOUT_PASS] = {{2, 15, 0}, {0, 17, 0}},
     };
-    for (uint32_t i = 0; layout == LAYOUT_CROWD && i < ATTEND_CROWD; i++) {
-        world_add(&c->world, i % 3, 1, false);
-    }
-    for (uint32_t i = 0; layout < LAYOUT_N && i < 9 && shapes[layout][i][1] > 0; i++) {
+    for (uint32_t i = 0; i < 9 && shapes[layout][i][1] > 0; i++) {
         const uint32_t *shape = shapes[layout][i];
         world_add(&c->world, shape[0], shape[1], shape[2] == 1);
     }
@@ -278,7 +276,7 @@ static void heads_factors(struct rig *rig, const struct parity_case *c,
     }
 }
 
-/* Version 0: vectors over the outputs of k and v, factors of all three. */
+/* The versions: vectors over the outputs of k and v, factors of all three. */
 static void heads_version(struct rig *rig, const struct parity_case *c)
 {
     const struct attend_args *args = c->args;
@@ -303,7 +301,10 @@ static void heads_version(struct rig *rig, const struct parity_case *c)
                n * sizeof(float));
     }
     heads_factors(rig, c, lowranks, block);
-    rig->kern->set_version(rig->dev, 0, rig_put(rig, block, head.bytes));
+    const void *at_dev = rig_put(rig, block, head.bytes);
+    for (uint32_t i = 0; i < MAX(1, args->adapter_n); i++) {
+        rig->kern->set_version(rig->dev, i, at_dev);
+    }
 }
 
 static void heads_prepare(struct rig *rig, const struct parity_case *c)
@@ -391,13 +392,18 @@ static void attend_check(const struct attend_args *args, enum dtype held, uint64
     parity_case_init(&c, held, seed);
     attend_world(&c, args->layout);
     attend_rope(&c, args->rotary_n);
-    bool has_version = args->has_scales || args->rank > 0;
-    c.world.version_n = has_version;
+    uint32_t version_n = args->rank > 0 ? args->adapter_n : args->has_scales;
+    c.world.version_n = version_n;
     c.world.scales = args->has_scales;
-    c.open.rank_max = MAX(1, 3 * args->rank);
-    for (uint32_t i = 0; i < c.world.seq_n && has_version; i++) {
-        c.world.seqs[i].adapter_n = i % 3 != 2 || args->layout == LAYOUT_CROWD;
-        c.world.seqs[i].weights[0] = i % 3 ? -0.75f : 1.0f;
+    c.open.version_max = MAX(1, version_n);
+    c.open.rank_max = MAX(1, 3 * args->rank * args->adapter_n);
+    for (uint32_t i = 0; i < c.world.seq_n; i++) {
+        struct world_seq *seq = &c.world.seqs[i];
+        seq->adapter_n = i % 3 != 2 || args->layout == LAYOUT_PASS ? version_n : 0;
+        for (uint32_t v = 0; v < seq->adapter_n; v++) {
+            seq->versions[v] = v;
+            seq->weights[v] = (i + v) % 3 ? -0.75f : 1.0f;
+        }
     }
     c.open.k_max = MAX(ATTEND_FEED_K, args->k);
     c.open.n_max = MAX(3, 2 * args->group + 2) * width;
@@ -433,14 +439,16 @@ void parity_attend(void)
     }
 }
 
-/* Effects of rank on heads that end within 16 rows, that take two tiles of tokens to a pass, and on
- * one of which a pass needs all the memory of shrunk rows that there is. */
+/* Effects of rank on heads that end within 16 rows and that take two tiles of tokens to a pass. The
+ * first has both, and ranks that padding makes large: a pass needs most of the memory of shrunk
+ * rows, so that tiles which share it wrongly race. */
 void parity_ranks(void)
 {
     static const struct attend_args cases[] = {
-        {.dim = 120, .layout = LAYOUT_CROWD, .rank = 12},
+        {.dim = 136, .layout = LAYOUT_PASS, .rank = 1, .adapter_n = 8},
+        {.dim = 120, .layout = LAYOUT_PASS, .rank = 12},
         {.dim = 72, .layout = LAYOUT_MIXED, .rank = 16, .has_scales = true},
-        {.dim = 256, .layout = LAYOUT_CROWD, .rank = 640},
+        {.dim = 256, .layout = LAYOUT_PASS, .rank = 64},
         {.dim = 200, .layout = LAYOUT_PROMPTS, .rank = 4, .has_gate = true},
         {.dim = 104, .layout = LAYOUT_DECODE, .rank = 40},
     };
@@ -448,6 +456,7 @@ void parity_ranks(void)
         struct attend_args args = cases[i];
         args.group = args.kv_head_n = 1;
         args.k = 64;
+        args.adapter_n = MAX(1, args.adapter_n);
         attend_check(&args, i % 2 ? DTYPE_F32 : DTYPE_BF16, 4500 + i);
     }
 }

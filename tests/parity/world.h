@@ -10,7 +10,7 @@
 #include "kernels/kern.h"
 
 #define WORLD_SEQS     160
-#define WORLD_ADAPTERS 3 /* of one sequence */
+#define WORLD_ADAPTERS 8 /* of one sequence, at most */
 
 struct world_seq {
     uint32_t row_first; /* in the world */
